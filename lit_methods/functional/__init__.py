@@ -1,0 +1,1 @@
+"""Pure tensor code with two users or more."""

@@ -1,0 +1,55 @@
+"""Fixtures that every test may use."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads beside another busy process are ten times slower than one
+
+import pytest
+import torch
+from lightning.pytorch import Trainer, seed_everything
+
+torch.set_num_threads(1)
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"  # real data and weights; tests that need them skip without
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    seed_everything(0, verbose=False)
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder with real data beside the checkout; skips where there is none."""
+    if not SHARED.is_dir():
+        pytest.skip("no ../shared beside this checkout")
+    return SHARED
+
+
+@pytest.fixture
+def vectors() -> Path:
+    """Reference inputs and outputs that belong to the project."""
+    return Path(__file__).parent / "vectors"
+
+
+@pytest.fixture
+def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
+    """A quiet CPU trainer that writes into the test's own folder."""
+
+    def make(**kwargs: Any) -> Trainer:
+        quiet: dict[str, Any] = {
+            "accelerator": "cpu",
+            "devices": 1,
+            "logger": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "enable_checkpointing": False,
+            "use_distributed_sampler": False,
+            "default_root_dir": str(tmp_path),
+        }
+        return Trainer(**quiet | kwargs)
+
+    return make
