@@ -1,0 +1,32 @@
+"""Callbacks of the collection: pruning, reports and loggers.
+
+The names below are imported when they are first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from callbacks.complexity_logger import ComplexityLogger
+    from callbacks.hrank_pruning import HRankPruning
+    from callbacks.prediction_logger import PredictionLogger
+    from callbacks.report import RunReport
+
+__all__ = ["ComplexityLogger", "HRankPruning", "PredictionLogger", "RunReport"]
+
+_HOME = {
+    "ComplexityLogger": "callbacks.complexity_logger",
+    "HRankPruning": "callbacks.hrank_pruning",
+    "PredictionLogger": "callbacks.prediction_logger",
+    "RunReport": "callbacks.report",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

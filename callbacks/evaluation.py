@@ -1,0 +1,61 @@
+"""Run a trainer's own batches through a network outside the Trainer's loops."""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
+
+from lit_methods.classification import ImageClassifier
+from lit_methods.functional.modes import evaluating
+
+
+def device_batches(trainer: Trainer, loader: Iterable[Any]) -> Iterator[Any]:
+    """Batches of a loader on the trainer's device, after the datamodule's transfer hooks."""
+    for batch in loader:
+        yield trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+
+def validation_top1(trainer: Trainer, module: ImageClassifier) -> float | None:
+    """Top-1 accuracy of a classifier on the datamodule's validation split, over all processes.
+
+    Args:
+        trainer: the running trainer; ``limit_val_batches`` holds here too.
+        module: its module.
+
+    Returns:
+        A fraction of 1, equal on every process; ``None`` where the data has no validation split.
+    """
+    loader = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
+    if not loader:
+        return None
+    limit = trainer.limit_val_batches
+    batches = islice(loader, limit if isinstance(limit, int) else int(limit * len(loader)))
+    accuracy = MulticlassAccuracy(module.hparams["num_classes"], average="micro").to(module.device)
+    with evaluating(module):
+        for batch in device_batches(trainer, batches):
+            accuracy.update(module(batch["image"]), batch["label"])
+    return float(accuracy.compute())
+
+
+class DenseReference:
+    """The network as it was before pruning, evaluated on the batches of the running test.
+
+    Args:
+        network: the full network with its weights.
+        num_classes: number of classes.
+    """
+
+    def __init__(self, network: nn.Module, num_classes: int) -> None:
+        self.network = network.eval()
+        self.accuracy = MulticlassAccuracy(num_classes, average="micro").to(next(network.parameters()).device)
+
+    def update(self, images: Tensor, labels: Tensor) -> None:
+        """Count the hits on one batch of normalised images."""
+        self.accuracy.update(self.network(images), labels)
+
+    def top1(self) -> float:
+        """Top-1 accuracy so far, a fraction of 1, over all processes."""
+        return float(self.accuracy.compute())

@@ -1,0 +1,246 @@
+"""HRankPruning: keep the filters whose feature maps have the highest rank."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from callbacks.evaluation import device_batches
+from callbacks.progress import progress
+from callbacks.pruning import FilterPruning, prunable
+from callbacks.pruning_figures import rank_histograms_figure, rank_spread, rank_stability_figure
+from callbacks.report import RunReport
+from callbacks.surgery import evaluating
+from lit_methods.backbones import prune_points
+from lit_methods.backbones.plan import PrunePlan
+from lit_methods.classification import ImageClassifier
+from lit_methods.hrank.functional import (
+    batch_ranks,
+    build_plan,
+    hrank_counter,
+    load_rank_scores,
+    parse_compress_rate,
+    save_rank_scores,
+)
+
+BLOCK_BY_BLOCK = ("resnet50",)  # layer-wise mode takes a whole block at a time, as the official code does
+
+
+class HRankPruning(FilterPruning):
+    """Prune an ``ImageClassifier`` by HRank: in each convolution the filters of lowest mean rank go.
+
+    Ranks are taken once, on the network as it is then, in one pass over training images; every process does its share.
+
+    Args:
+        rates: removed fraction per convolution in the paper's order, as text (``"[0.1]+[0.60]*35+..."``) or numbers;
+            one number alone holds for all. GoogLeNet has one per stage.
+        at_epoch: 0 prunes a trained network before training starts, N trains N epochs first.
+        mode: ``"oneshot"`` prunes all layers at once; ``"layerwise"`` one after the other from the same ranks, each
+            followed by ``epochs_per_layer`` epochs of fine-tuning, the next going on from the best of them.
+        epochs_per_layer: only for ``"layerwise"``; a run then needs ``at_epoch`` plus this for every pruned layer.
+        num_images: training images for the ranks; the paper uses 500, the official code 640, its shipped arrays 768.
+        augmented: take them through the training augmentation, as the official code does.
+        scores: ranks taken before: our ``rank_scores.npz``, or a folder of the official ``rank_conv*.npy``.
+        freeze_fraction: this part of the kept filters, those of highest rank, is not updated any more.
+        residual: ``"live"`` removes every channel that is always zero, ``"scatter"`` keeps the residual stream whole.
+        max_bytes: working memory of the rank computation, per chunk of feature maps.
+
+    Raises:
+        ValueError: a rate outside [0, 1), the wrong number of rates, an untrained network with ``at_epoch=0``, a
+            network without a table of prunable convolutions.
+
+    Source:
+        HRank, arXiv 2002.10179, section 3. Differences from the official code: filters are really removed (it sets
+        weights to zero), ranks come from unaugmented images in a fixed order, and the best epoch is chosen on a
+        validation split (it uses the test set). ``"oneshot"`` is the authors' later recommendation (HRankPlus).
+        Layers with rate 0 get no stage of their own in ``"layerwise"``; ResNet-50 goes block by block, as theirs does.
+    """
+
+    def __init__(
+        self,
+        rates: float | list[float] | str,
+        at_epoch: int = 0,
+        mode: Literal["oneshot", "layerwise"] = "oneshot",
+        epochs_per_layer: int = 30,
+        num_images: int = 640,
+        augmented: bool = False,
+        scores: str | None = None,
+        freeze_fraction: float = 0.0,
+        residual: Literal["live", "scatter"] = "live",
+        max_bytes: int = 2**28,
+    ) -> None:
+        super().__init__(at_epoch, residual)
+        self.rates: list[float] | float = parse_compress_rate(rates) if isinstance(rates, str) else rates
+        if bad := [rate for rate in np.ravel(self.rates) if not 0 <= rate < 1]:
+            raise ValueError(f"rates={rates!r}: {bad[0]} is outside [0, 1); a rate is the fraction that is removed")
+        if epochs_per_layer < 1 or num_images < 1:
+            raise ValueError(f"epochs_per_layer={epochs_per_layer} and num_images={num_images} must be at least 1")
+        if not 0 <= freeze_fraction <= 1:
+            raise ValueError(f"freeze_fraction={freeze_fraction} is outside [0, 1]")
+        self.mode, self.epochs_per_layer = mode, epochs_per_layer
+        self.num_images, self.augmented, self.max_bytes = num_images, augmented, max_bytes
+        self.score_file, self.freeze_fraction = scores, freeze_fraction
+        self.scores: dict[str, Tensor] | None = None
+        self.best: dict[str, Any] = {"top1": -1.0, "weights": None}  # of the running stage, for layerwise
+        self.batch_means: dict[str, np.ndarray] = {}  # of the rank pass: (batches, C) per convolution
+        self._frozen: list[tuple[Tensor, Tensor, Tensor]] | None = None
+
+    def stage_epochs(self, arch: str) -> list[int]:
+        """One epoch for ``"oneshot"``; for ``"layerwise"`` one per group of convolutions with a rate above zero."""
+        if self.mode == "oneshot":
+            return [self.at_epoch]
+        return [self.at_epoch + i * self.epochs_per_layer for i in range(len(self._stages(arch)))]
+
+    def _rates_of(self, arch: str) -> dict[str, float]:
+        """Rate of every group of points that share one, in official order."""
+        groups = list(dict.fromkeys(point.group for point in prune_points(arch)))
+        rates = self.rates if isinstance(self.rates, list) else [self.rates] * len(groups)
+        return dict(zip(groups, rates, strict=False))
+
+    def _stages(self, arch: str) -> list[set[str]]:
+        """The groups that layer-wise mode prunes together, in order; rate 0 needs no stage."""
+        rates, stages = self._rates_of(arch), dict[str, set[str]]()
+        for point in prune_points(arch):
+            if rates[point.group] > 0:
+                block = ".".join(point.conv.split(".")[:2])  # layer1.0 of layer1.0.conv2
+                stages.setdefault(block if arch in BLOCK_BY_BLOCK else point.group, set()).add(point.group)
+        return list(stages.values())
+
+    def check(self, trainer: Trainer, module: ImageClassifier) -> None:
+        """The number of rates, and where the images for the ranks come from."""
+        super().check(trainer, module)
+        arch = module.hparams["backbone"]
+        if isinstance(self.rates, list):  # build_plan says how many the network has
+            build_plan(arch, {p.conv: torch.zeros(p.num_filters) for p in prune_points(arch)}, self.rates)
+        if self.score_file is None:
+            if not hasattr(trainer.datamodule, "calibration_dataloader"):  # type: ignore[attr-defined]
+                raise ValueError(
+                    "HRankPruning needs images for the ranks: a datamodule with calibration_dataloader(num_images, "
+                    "augmented), or scores=FILE with ranks taken before"
+                )
+            self._images(trainer)  # refuses a number that the data does not have, before hours of training
+        elif self.scores is None:
+            load_rank_scores(self.score_file, arch)
+
+    def _images(self, trainer: Trainer) -> DataLoader:
+        return trainer.datamodule.calibration_dataloader(self.num_images, augmented=self.augmented)  # type: ignore[attr-defined]
+
+    # -- which --------------------------------------------------------------------------------------------------------
+
+    def decide(self, trainer: Trainer, module: ImageClassifier) -> PrunePlan:
+        """Select by rank: all convolutions at once, or those of the stages so far."""
+        arch = module.hparams["backbone"]
+        rates = self._rates_of(arch)
+        if self.scores is None:
+            if self.score_file is not None:
+                self.scores = load_rank_scores(self.score_file, arch)
+            else:
+                self.scores = self._rank_pass(trainer, module)
+            self._show_ranks(trainer, build_plan(arch, self.scores, list(rates.values())))
+        if self.mode == "layerwise":
+            self._go_on_from_best(module)
+            due = set().union(*self._stages(arch)[: self.stages_done + 1])
+            rates = {group: rate if group in due else 0.0 for group, rate in rates.items()}
+        return replace(build_plan(arch, self.scores, list(rates.values())), residual=self.residual)
+
+    def _rank_pass(self, trainer: Trainer, module: ImageClassifier) -> dict[str, Tensor]:
+        """Mean rank of every filter over the calibration images of all processes."""
+        points = prune_points(module.hparams["backbone"])
+        loader = self._images(trainer)
+        sums: dict[str, Tensor] = {}
+        seen = torch.zeros((), dtype=torch.float64, device=module.device)
+        means: dict[str, list[Tensor]] = {}
+        with evaluating(module):
+            batches = progress(trainer, device_batches(trainer, loader), "feature map ranks", total=len(loader))
+            images = (module.normalize(batch["image"]) for batch in batches)
+            for ranks in batch_ranks(module.model, images, points, max_bytes=self.max_bytes):
+                for conv, rank in ranks.items():  # (N, C)
+                    sums[conv] = sums.get(conv, 0) + rank.double().sum(0)
+                    means.setdefault(conv, []).append(rank.double().mean(0))
+                seen += len(rank)
+        self.batch_means = {conv: torch.stack(values).cpu().numpy() for conv, values in means.items()}
+        total = trainer.strategy.reduce(seen, reduce_op="sum")  # sums and counts, never means of means
+        return {conv: (trainer.strategy.reduce(part, reduce_op="sum") / total).cpu() for conv, part in sums.items()}
+
+    def _show_ranks(self, trainer: Trainer, plan: PrunePlan) -> None:
+        assert self.scores is not None
+        report, scores = RunReport.of(trainer), {conv: score.numpy() for conv, score in self.scores.items()}
+        report.figure(trainer, "prune/rank_histograms", rank_histograms_figure(scores, plan.keep))
+        spread = {conv: rank_spread(means) for conv, means in self.batch_means.items()}
+        columns = ["conv", "mean_rank", "lowest", "highest", "std_between_batches", "std_between_filters"]
+        rows = [[c, s.mean(), s.min(), s.max(), *spread.get(c, ("", ""))] for c, s in scores.items()]
+        report.table(trainer, "prune/ranks", columns, rows)
+        if trainer.is_global_zero:
+            save_rank_scores(Path(trainer.default_root_dir, "rank_scores.npz"), self.scores)
+        if self.batch_means:
+            report.figure(trainer, "prune/rank_stability", rank_stability_figure(self.batch_means))
+            between = np.array(list(spread.values())).mean(0)
+            self.results["prune/rank_std_between_batches"] = float(between[0])
+            self.results["prune/rank_std_between_filters"] = float(between[1])
+
+    def measure(self, dense: nn.Module, plan: PrunePlan, size: tuple[int, ...]) -> dict[str, float]:
+        """The paper's own count: input channels stay whole."""
+        macs, params = hrank_counter(dense, plan, size)
+        return {"prune/macs_counter": macs, "prune/params_counter": params}
+
+    # -- layer by layer -------------------------------------------------------------------------------------------------
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember the best weights of the running stage; the next one goes on from them."""
+        if self.mode == "oneshot" or self.stages_done == 0 or trainer.sanity_checking:
+            return
+        top1 = float(trainer.callback_metrics["val/top1"])
+        if top1 > self.best["top1"]:
+            weights = prunable(pl_module).model.state_dict()
+            self.best = {"top1": top1, "weights": {key: value.detach().cpu().clone() for key, value in weights.items()}}
+
+    def _go_on_from_best(self, module: ImageClassifier) -> None:
+        if self.best["weights"] is not None:
+            module.model.load_state_dict(self.best["weights"])
+        self.best = {"top1": -1.0, "weights": None}
+
+    # -- frozen filters -------------------------------------------------------------------------------------------------
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Prune where an epoch is due; note the filters that are frozen from here on."""
+        before = self.stages_done
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        if self.freeze_fraction > 0 and self.stages_done > 0 and (self._frozen is None or self.stages_done > before):
+            self._frozen = self._highest_ranked(prunable(pl_module))
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Put frozen filters back: momentum and weight decay move a weight without a gradient too."""
+        with torch.no_grad():
+            for weight, positions, values in self._frozen or []:
+                weight[positions] = values
+
+    def _highest_ranked(self, module: ImageClassifier) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Weight, positions and values of the kept filters of highest rank in each pruned convolution."""
+        assert self.scores is not None
+        frozen = []
+        for conv, keep in PrunePlan.from_dict(module.hparams["plan"]).keep.items():
+            weight = module.model.get_parameter(f"{conv}.weight")
+            highest = self.scores[conv][keep].argsort(descending=True, stable=True)
+            positions = highest[: int(self.freeze_fraction * len(keep))].to(weight.device)
+            frozen.append((weight, positions, weight.detach()[positions].clone()))
+        return frozen
+
+    # -- checkpoint -----------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain types and tensors: what was done, the ranks, the best weights of a running stage."""
+        return super().state_dict() | {"scores": self.scores, "best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Ranks are not taken again."""
+        super().load_state_dict(state_dict)
+        self.scores, self.best = state_dict["scores"], state_dict["best"]

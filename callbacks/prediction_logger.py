@@ -1,0 +1,60 @@
+"""PredictionLogger: a grid of pictures with what the network says and what is true."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from callbacks.report import RunReport
+from callbacks.surgery import evaluating
+from lit_methods.contract import Predicts
+from lit_methods.functional.drawing import grid
+
+
+class PredictionLogger(Callback):
+    """Draw the first pictures of the validation and test split after each epoch, by the module's own ``draw``.
+
+    They land under ``val/predictions`` and ``test/predictions``; the true label goes to ``draw`` as the key ``label``.
+
+    Args:
+        num_images: pictures in the grid, at most one batch.
+        every_n_epochs: draw the validation grid every so many epochs.
+    """
+
+    def __init__(self, num_images: int = 16, every_n_epochs: int = 1) -> None:
+        if num_images < 1 or every_n_epochs < 1:
+            raise ValueError(f"num_images={num_images} and every_n_epochs={every_n_epochs} must be at least 1")
+        self.num_images, self.every_n_epochs = num_images, every_n_epochs
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
+    ) -> None:
+        """Draw the first validation batch."""
+        if batch_idx == 0 and not trainer.sanity_checking and trainer.current_epoch % self.every_n_epochs == 0:
+            self._draw(trainer, pl_module, batch, "val/predictions")
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
+    ) -> None:
+        """Draw the first test batch."""
+        if batch_idx == 0:
+            self._draw(trainer, pl_module, batch, "test/predictions")
+
+    def _draw(self, trainer: Trainer, module: LightningModule, batch: dict[str, torch.Tensor], key: str) -> None:
+        if not trainer.is_global_zero:
+            return
+        if not isinstance(module, Predicts):
+            raise ValueError(f"PredictionLogger needs a module with draw, which {type(module).__name__} has not")
+        shown = {k: v[: self.num_images] for k, v in batch.items()}
+        with evaluating(module):
+            predictions = module.predict_step(shown, 0)
+        images = (shown["image"].permute(0, 2, 3, 1) * 255).round().byte().cpu().numpy()
+        labels = shown["label"].tolist()
+        drawn: list[np.ndarray] = [
+            module.draw(image, prediction | {"label": label})
+            for image, prediction, label in zip(images, predictions, labels, strict=True)
+        ]
+        RunReport.of(trainer).picture(trainer, key, grid(drawn, columns=8))

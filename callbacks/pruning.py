@@ -1,0 +1,246 @@
+"""FilterPruning: when and how a network is pruned inside a fit. *Which* filters go is the subclass's decision."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import nn
+
+from callbacks.complexity_logger import ComplexityLogger
+from callbacks.evaluation import DenseReference, validation_top1
+from callbacks.pruning_figures import kept_filters_figure
+from callbacks.report import RunReport
+from callbacks.surgery import forget_old_network, replace_network
+from lit_methods.backbones import build_backbone, prune_model, prune_points
+from lit_methods.backbones.plan import PrunePlan
+from lit_methods.backbones.weights import load_weights, read_weights
+from lit_methods.classification import ImageClassifier
+from lit_methods.functional import count_macs
+
+
+class FilterPruning(Callback):
+    """Remove filters from an ``ImageClassifier`` before or during a fit; base of the pruning callbacks.
+
+    The network is replaced by a really smaller one; optimisers, schedules and the best score start afresh. What pruning
+    left travels in the module's ``plan``. Right before the first surgery the dense network is kept as
+    ``dense.ckpt`` in the run's directory, and the test that follows the fit evaluates it beside the pruned one.
+
+    Args:
+        at_epoch: 0 prunes a trained network before training starts, N trains N epochs first.
+        residual: ``"live"`` removes every channel that is always zero, ``"scatter"`` keeps the residual stream whole.
+    """
+
+    def __init__(self, at_epoch: int = 0, residual: str = "live") -> None:
+        if at_epoch < 0:
+            raise ValueError(f"at_epoch={at_epoch} must not be negative; 0 prunes before training starts")
+        self.at_epoch, self.residual = at_epoch, residual
+        self.stages_done = 0
+        self.results: dict[str, float] = {}
+        self.dense_checkpoint: str | None = None
+        self._resumed = False
+        self._dense: DenseReference | None = None
+
+    @abstractmethod
+    def decide(self, trainer: Trainer, module: ImageClassifier) -> PrunePlan:
+        """What stays after stage ``stages_done``, in the numbering of the full network; asked for on every process."""
+
+    def stage_epochs(self, arch: str) -> list[int]:
+        """The epochs at whose start something is removed, rising."""
+        return [self.at_epoch]
+
+    # -- when ---------------------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """A new run, until a checkpoint says otherwise."""
+        self._resumed = False
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Averages and scores of a network of another shape cannot go on; what the checkpoint holds of them follows."""
+        self._resumed = True
+        forget_old_network(trainer, pl_module)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse what cannot be pruned; prune at once with ``at_epoch=0``."""
+        module = prunable(pl_module)
+        self.check(trainer, module)
+        # a resumed run gets its optimiser state back after this hook, for the network of the checkpoint
+        if self.at_epoch == 0 and self.stages_done == 0 and not self._resumed:
+            if untrained(module.model):
+                raise ValueError(
+                    "at_epoch=0 prunes before training starts, but the network has no trained weights: "
+                    "give model.base_checkpoint, or an at_epoch after which it is trained"
+                )
+            self._prune(trainer, module)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Prune in the first batch of an epoch that is due; a hook of the epoch itself can be lost on resume."""
+        module = prunable(pl_module)
+        epochs = self.stage_epochs(module.hparams["backbone"])
+        if self.stages_done < len(epochs) and trainer.current_epoch >= epochs[self.stages_done]:
+            self._prune(trainer, module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say so where the run was too short for what was asked."""
+        stages = len(self.stage_epochs(pl_module.hparams["backbone"]))
+        if self.stages_done < stages:
+            rank_zero_warn(
+                f"{type(self).__name__}(at_epoch={self.at_epoch}): the run ended after {trainer.current_epoch} epochs "
+                f"with {self.stages_done} of {stages} prunings done"
+            )
+
+    def check(self, trainer: Trainer, module: ImageClassifier) -> None:
+        """Refuse arguments that do not fit this network or its data; subclasses add theirs."""
+        if not hasattr(getattr(trainer, "datamodule", None), "val_dataloader"):
+            raise ValueError(f"{type(self).__name__} needs a datamodule: pass trainer.fit(module, datamodule=...)")
+
+    # -- how ----------------------------------------------------------------------------------------------------------
+
+    def _prune(self, trainer: Trainer, module: ImageClassifier) -> None:
+        if self.stages_done == 0:
+            self._keep_dense(trainer, module)
+        before = validation_top1(trainer, module)
+        plan = PrunePlan.from_dict(trainer.strategy.broadcast(self.decide(trainer, module).to_dict()))
+        with torch.random.fork_rng(devices=[]):  # a run with pruning draws what a run without would
+            network = prune_model(module.model, plan)
+        module.hparams["plan"] = plan.to_dict()
+        module.hparams["start_epoch"] = trainer.current_epoch
+        replace_network(trainer, module, network)
+        self.stages_done += 1
+        self._record(trainer, module, plan, before)
+
+    def _keep_dense(self, trainer: Trainer, module: ImageClassifier) -> None:
+        path = Path(trainer.default_root_dir, "dense.ckpt").absolute()
+        trainer.save_checkpoint(path, weights_only=True)
+        self.dense_checkpoint = str(path)
+
+    def _record(self, trainer: Trainer, module: ImageClassifier, plan: PrunePlan, before: float | None) -> None:
+        dense, size = dense_network(module), input_size(trainer, module)
+        if before is not None and (after := validation_top1(trainer, module)) is not None:
+            self.results.setdefault("prune/val_top1_before", before)  # of the dense network, layer by layer too
+            self.results["prune/val_top1_after"] = after
+        self.results |= {
+            "prune/dense_macs": count_macs(dense, size),
+            "prune/macs": count_macs(module.model, size),
+            "prune/dense_params": sum(p.numel() for p in dense.parameters()),
+            "prune/params": sum(p.numel() for p in module.model.parameters()),
+        } | self.measure(dense, plan, size)
+        for logger in trainer.loggers:  # not self.log: on_fit_start has no step yet
+            logger.log_metrics(self.results, step=trainer.global_step)
+        convs = dict.fromkeys(point.conv for point in prune_points(plan.arch))
+        filters = {conv: dense.get_submodule(conv).weight.shape[0] for conv in convs}  # type: ignore[union-attr,operator]
+        kept = {conv: len(plan.keep.get(conv, range(n))) for conv, n in filters.items()}
+        report = RunReport.of(trainer)
+        report.figure(trainer, "prune/kept_filters", kept_filters_figure(filters, kept))
+        report.table(
+            trainer,
+            "prune/kept_filters",
+            ["conv", "filters", "kept", "kept_ids"],
+            [[conv, n, kept[conv], " ".join(map(str, plan.keep.get(conv, range(n))))] for conv, n in filters.items()],
+        )
+
+    def measure(self, dense: nn.Module, plan: PrunePlan, size: tuple[int, ...]) -> dict[str, float]:
+        """Further figures of the pruned network for log and summary, such as a paper's own way to count."""
+        return {}
+
+    # -- dense against pruned -------------------------------------------------------------------------------------------
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Get the dense network back, after a fit that pruned."""
+        if self.dense_checkpoint is None:
+            return
+        if not Path(self.dense_checkpoint).is_file():
+            rank_zero_warn(f"{self.dense_checkpoint} is gone: the dense network is not tested beside the pruned one")
+            return
+        module = prunable(pl_module)
+        network = dense_network(module)
+        load_weights(network, read_weights(self.dense_checkpoint)[0], self.dense_checkpoint)
+        self._dense = DenseReference(network.to(module.device), module.hparams["num_classes"])
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
+    ) -> None:
+        """The dense network's answer to the same batch."""
+        if self._dense is not None:
+            self._dense.update(prunable(pl_module).normalize(batch["image"]), batch["label"])
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log ``test/dense_top1``."""
+        if self._dense is not None:
+            self.log("test/dense_top1", self._dense.top1())
+            self._dense = None
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The table ``prune/dense_against_pruned``: accuracies, MACs, parameters, file size, latency."""
+        if not self.results:
+            return
+        logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        rows: list[list[Any]] = [
+            [
+                "val/top1 around surgery",
+                self.results.get("prune/val_top1_before", ""),
+                self.results.get("prune/val_top1_after", ""),
+            ],
+            ["test/top1", logged.get("test/dense_top1", ""), logged.get("test/top1", "")],
+            ["MACs", self.results["prune/dense_macs"], self.results["prune/macs"]],
+            ["parameters", self.results["prune/dense_params"], self.results["prune/params"]],
+        ]
+        if (complexity := ComplexityLogger.of(trainer)) is not None:
+            measured = complexity.summary()
+            rows += [
+                [name, measured.get(f"complexity/dense_{name}", ""), measured.get(f"complexity/{name}", "")]
+                for name in ("file_bytes", "latency_ms")
+            ]
+        RunReport.of(trainer).table(trainer, "prune/dense_against_pruned", ["", "dense", "pruned"], rows)
+
+    def summary(self) -> dict[str, float]:
+        """``prune/*`` for ``summary.json``; empty where nothing was pruned."""
+        return dict(self.results)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain types."""
+        return {
+            "stages_done": self.stages_done,
+            "results": dict(self.results),
+            "dense_checkpoint": self.dense_checkpoint,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """What was done is not done again."""
+        self.stages_done = state_dict["stages_done"]
+        self.results = dict(state_dict["results"])
+        self.dense_checkpoint = state_dict["dense_checkpoint"]
+
+
+def prunable(module: LightningModule) -> ImageClassifier:
+    """The module, if its network can be pruned.
+
+    Raises:
+        ValueError: it is no ``ImageClassifier``, or its network has no table of prunable convolutions.
+    """
+    if not isinstance(module, ImageClassifier):
+        raise ValueError(f"{type(module).__name__} is no ImageClassifier (HRank, ...): its network cannot be pruned")
+    prune_points(module.hparams.get("backbone"))  # a network given as an object has no table: says how to add one
+    return module
+
+
+def untrained(network: nn.Module) -> bool:
+    """Whether all batch norms are as they were made: no batch and no checkpoint has ever reached the network."""
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d) and m.running_mean is not None]
+    return bool(norms) and all(not m.running_mean.any() and bool((m.running_var == 1).all()) for m in norms)  # type: ignore[union-attr]
+
+
+def dense_network(module: ImageClassifier) -> nn.Module:
+    """The full network of the module's architecture, freshly initialised, on the CPU; draws no random numbers."""
+    with torch.random.fork_rng(devices=[]):
+        return build_backbone(module.hparams["backbone"], module.hparams["num_classes"])
+
+
+def input_size(trainer: Trainer, module: ImageClassifier) -> tuple[int, ...]:
+    """(C, H, W) of the images: the module's, else the datamodule's, else CIFAR's."""
+    size = module.hparams["input_size"] or getattr(trainer.datamodule, "input_size", None)  # type: ignore[attr-defined]
+    return tuple(size or (3, 32, 32))

@@ -1,0 +1,114 @@
+"""What pruning shows: kept filters, rank histograms, ranks across batches. Pure functions from numbers to figures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+KEPT, REMOVED = "#2b6cb0", "#e2a63b"
+
+
+def kept_filters_figure(filters: dict[str, int], kept: dict[str, int]) -> Figure:
+    """Bars per convolution: how many filters stay, how many go.
+
+    Args:
+        filters: filters of each convolution of the full network.
+        kept: how many of them stay.
+    """
+    figure = _figure(width=max(6.0, 0.16 * len(filters) + 2), height=3)
+    axes = figure.subplots()
+    position = np.arange(len(filters))
+    stay = np.array([kept[conv] for conv in filters])
+    axes.bar(position, stay, color=KEPT, label="kept")
+    axes.bar(position, np.array(list(filters.values())) - stay, bottom=stay, color=REMOVED, label="removed")
+    step = max(1, len(filters) // 40)
+    axes.set_xticks(position[::step], list(filters)[::step], rotation=90, fontsize=6)
+    axes.set_ylabel("filters")
+    axes.legend(frameon=False)
+    return figure
+
+
+def rank_histograms_figure(scores: dict[str, np.ndarray], keep: dict[str, list[int]]) -> Figure:
+    """One histogram per convolution of its filters' mean ranks, removed filters in another colour.
+
+    Args:
+        scores: mean rank (C,) of every convolution.
+        keep: ids that stay; a convolution without an entry stays whole.
+    """
+    shown = _spread(list(scores), 12)
+    columns = min(4, len(shown))
+    rows = -(-len(shown) // columns)
+    figure = _figure(width=2.6 * columns, height=1.9 * rows)
+    for axes, conv in zip(figure.subplots(rows, columns, squeeze=False).flat, shown, strict=False):
+        score = scores[conv]
+        stays = np.isin(np.arange(len(score)), keep.get(conv, np.arange(len(score))))
+        axes.hist([score[stays], score[~stays]], bins=12, stacked=True, color=[KEPT, REMOVED])
+        axes.set_title(conv, fontsize=8)
+        axes.tick_params(labelsize=6)
+    _hide_empty(figure, len(shown))
+    figure.supxlabel("mean rank of a filter's feature maps (blue: kept)", fontsize=8)
+    return figure
+
+
+def rank_stability_figure(batch_means: dict[str, np.ndarray]) -> Figure:
+    """The paper's central claim as a picture: the rank of a filter hardly depends on the batch it is taken on.
+
+    Args:
+        batch_means: per convolution the mean rank of each filter on each batch, (batches, C).
+
+    Source:
+        HRank, section 3.2 and its figure of ranks against batches.
+    """
+    shown = _spread([conv for conv, means in batch_means.items() if len(means) > 1] or list(batch_means), 8)
+    columns = min(4, len(shown))
+    rows = -(-len(shown) // columns)
+    figure = _figure(width=2.8 * columns, height=2.2 * rows)
+    for axes, conv in zip(figure.subplots(rows, columns, squeeze=False).flat, shown, strict=False):
+        means = batch_means[conv]
+        axes.imshow(means, aspect="auto", interpolation="nearest", cmap="viridis")
+        between_batches, between_filters = rank_spread(means)
+        axes.set_title(f"{conv}\nstd {between_batches:.2f} batches, {between_filters:.2f} filters", fontsize=7)
+        axes.tick_params(labelsize=6)
+    _hide_empty(figure, len(shown))
+    figure.supxlabel("filter", fontsize=8)
+    figure.supylabel("batch", fontsize=8)
+    return figure
+
+
+def rank_spread(batch_means: np.ndarray) -> tuple[float, float]:
+    """How much mean ranks vary between batches and between filters.
+
+    Args:
+        batch_means: (batches, C) mean ranks.
+
+    Returns:
+        Standard deviation over batches, averaged over filters; standard deviation over filters of their mean. In ranks.
+
+    Example:
+        >>> rank_spread(np.array([[1.0, 5.0], [3.0, 5.0]]))
+        (0.5, 1.5)
+    """
+    return float(batch_means.std(0).mean()), float(batch_means.mean(0).std())
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)  # no pyplot: no global state, no display
+    return figure
+
+
+def _spread(names: list[str], most: int) -> list[str]:
+    """At most so many names, evenly taken from first to last."""
+    return [names[i] for i in np.unique(np.linspace(0, len(names) - 1, most).round().astype(int))] if names else []
+
+
+def _hide_empty(figure: Figure, used: int) -> None:
+    for axes in figure.axes[used:]:
+        axes.set_axis_off()

@@ -1,0 +1,320 @@
+"""ImageClassifier: train or fine-tune a CNN; the base of the pruning methods, and of teachers and victim networks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from lit_methods.backbones import build_backbone
+from lit_methods.backbones.weights import load_weights, read_weights
+from lit_methods.contract import Described, ExportGraph
+from lit_methods.functional.drawing import caption
+
+
+class Normalize(nn.Module):
+    """``(image - mean) / std`` per channel, for images (B, C, H, W) in [0, 1]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: list[float], std: list[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Normalised images of the same shape."""
+        return (image - self.mean) / self.std
+
+
+class ImageClassifier(Described, LightningModule):
+    """Train or fine-tune a CNN on labelled images; the base of HRank and FilterSketch.
+
+    Batch: ``image`` (B, 3, H, W) in [0, 1], ``label`` (B,) int64. Logs ``train/loss`` (nats), ``train/lr``,
+    ``val/loss``, ``val/top1``, ``val/top5`` and the same for ``test`` (fractions of 1).
+    ``predict_step`` gives per image ``labels`` (the up to five most likely class ids, best first), ``scores`` (their
+    softmax probabilities) and ``names``.
+
+    Args:
+        backbone: a key of ``lit_methods.backbones.BACKBONES`` such as ``"resnet56"``; in code also your own network,
+            which takes (B, 3, H, W) and gives (B, num_classes).
+        num_classes: number of classes.
+        plan: what pruning left of the network, as ``PrunePlan.to_dict()`` gives it; ``None`` is the full network.
+        mean: per channel, for images in [0, 1]; ``None`` hands pixels on as they are.
+        std: per channel; given together with ``mean``.
+        input_size: (C, H, W) that the network is fed with; ``predict`` resizes to it.
+        class_names: one name per class, for people.
+        base_checkpoint: trained weights to start from: a checkpoint, ``.safetensors``, ``.npz`` or state dict on disk,
+            or a torchvision entry such as ``"ResNet50_Weights.IMAGENET1K_V1"`` (the only case that may download).
+        label_smoothing: of the cross entropy, in [0, 1).
+        lr: learning rate at the start of the schedule.
+        finetune_lr: learning rate of a pruned network (one with a plan); ``None`` is ``lr`` again.
+        momentum: of SGD.
+        weight_decay: of SGD, on all parameters.
+        schedule: ``"multistep"`` multiplies the rate by ``gamma`` at each of ``milestones``, ``"cosine"`` falls to
+            zero at the last epoch. Both per epoch.
+        milestones: epochs after ``start_epoch``, for ``"multistep"``.
+        gamma: factor at a milestone.
+        warmup_epochs: epochs over which the rate rises linearly, step by step; cosine begins after them.
+        start_epoch: epoch in which the schedule starts; callbacks that prune inside a fit set it.
+
+    Raises:
+        ValueError: an argument is out of range, or the weights do not fit the network.
+        FileNotFoundError: ``base_checkpoint`` does not exist.
+
+    Source:
+        fine-tuning settings: HRank, arXiv 2002.10179 (``lr=0.01``, momentum 0.9, weight decay 5e-4); ImageNet schedule
+        with warm-up: the authors' HRankPlus. Ours: ``finetune_lr`` and the cosine that falls to zero at the last epoch.
+
+    Example:
+        >>> module = ImageClassifier("resnet20", num_classes=10, mean=[0.5] * 3, std=[0.25] * 3)
+        >>> module(torch.rand(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+    """
+
+    model: nn.Module
+
+    def __init__(
+        self,
+        backbone: str | nn.Module = "resnet56",
+        num_classes: int = 10,
+        plan: dict[str, Any] | None = None,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+        input_size: list[int] | None = None,
+        class_names: list[str] | None = None,
+        base_checkpoint: str | None = None,
+        label_smoothing: float = 0.0,
+        lr: float = 0.01,
+        finetune_lr: float | None = None,
+        momentum: float = 0.9,
+        weight_decay: float = 5e-4,
+        schedule: Literal["multistep", "cosine"] = "multistep",
+        milestones: list[int] | None = None,
+        gamma: float = 0.1,
+        warmup_epochs: int = 0,
+        start_epoch: int = 0,
+    ) -> None:
+        super().__init__()
+        _check(num_classes, mean, std, class_names, label_smoothing, lr, finetune_lr, warmup_epochs)
+        self.save_hyperparameters()  # here once, for subclasses too: they never call it again
+        for name in [k for k, v in self.hparams.items() if isinstance(v, nn.Module)]:
+            del self.hparams[name]  # an object given in code; from YAML it is its config, which stays
+        self.model = build_backbone(backbone, num_classes, plan)
+        self.normalize = Normalize(mean, std) if mean and std else nn.Identity()
+        accuracy: dict[str, Metric | MetricCollection] = {
+            f"top{k}": MulticlassAccuracy(num_classes, top_k=k, average="micro") for k in {1, min(5, num_classes)}
+        }
+        self.val_metrics = MetricCollection({"loss": MeanMetric(), **accuracy}, prefix="val/")
+        self.test_metrics = self.val_metrics.clone(prefix="test/")
+        if base_checkpoint is not None:
+            self._start_from(base_checkpoint)
+
+    def _start_from(self, source: str) -> None:
+        tensors, plan = read_weights(source)
+        if plan is not None and self.hparams["plan"] is None:
+            self.set_plan(plan)
+        load_weights(self.model, tensors, f"base_checkpoint={source!r}")
+
+    def setup(self, stage: str) -> None:
+        """Refuse data with more classes than the network has, before anything runs."""
+        classes = getattr(getattr(self.trainer, "datamodule", None), "num_classes", None)
+        if classes is not None and classes > self.hparams["num_classes"]:
+            raise ValueError(
+                f"model.num_classes={self.hparams['num_classes']}, but the data has {classes} classes; "
+                "leave num_classes out to take it from the data"
+            )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits (B, num_classes) of RGB images (B, 3, H, W) in [0, 1].
+
+        Raises:
+            ValueError: the images have another number of channels than three.
+        """
+        if image.ndim != 4 or image.shape[1] != 3:
+            raise ValueError(
+                f"image must be RGB (B, 3, H, W), got {tuple(image.shape)}; repeat a grey channel three times"
+            )
+        # a fifth faster convolutions on CPUs, and what GPUs with tensor cores want
+        return self.model(self.normalize(image).contiguous(memory_format=torch.channels_last))
+
+    def loss(self, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Cross entropy in nats, a scalar; override it for a loss of your own."""
+        return F.cross_entropy(logits, batch["label"], label_smoothing=self.hparams["label_smoothing"])
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """The loss of one batch."""
+        loss = self.loss(self(batch["image"]), batch)
+        self.log("train/loss", loss, batch_size=len(batch["label"]))
+        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1)
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Update ``val/loss``, ``val/top1`` and ``val/top5``."""
+        self._evaluate(self.val_metrics, batch)
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Update ``test/loss``, ``test/top1`` and ``test/top5``."""
+        self._evaluate(self.test_metrics, batch)
+
+    def _evaluate(self, metrics: MetricCollection, batch: dict[str, Tensor]) -> None:
+        logits, label = self(batch["image"]), batch["label"]
+        for name, metric in metrics.items(keep_base=True):
+            if name == "loss":
+                metric.update(F.cross_entropy(logits.float(), label), len(label))
+            else:
+                metric.update(logits, label)
+        self.log_dict(metrics)  # the objects, not numbers: summed over batches and processes, then divided
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[dict[str, Any]]:
+        """Per image: ``labels``, ``scores`` and ``names`` of the up to five most likely classes, best first."""
+        scores, labels = self(batch["image"]).float().softmax(1).topk(min(5, self.hparams["num_classes"]))
+        return [
+            {"labels": label, "scores": score, "names": [self.class_name(i) for i in label]}
+            for label, score in zip(labels.tolist(), scores.tolist(), strict=True)
+        ]
+
+    def class_name(self, label: int) -> str:
+        """The name of a class; its number where no names are known."""
+        names = self.hparams["class_names"]
+        return names[label] if names else str(label)
+
+    def draw(self, image: np.ndarray, prediction: dict[str, Any]) -> np.ndarray:
+        """The picture with its most likely class below it.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            prediction: one dict of ``predict_step``; with a key ``label`` (the true class id) the truth is drawn too,
+                the text in red where they differ.
+
+        Returns:
+            (H', W', 3) uint8 RGB; small pictures are enlarged.
+        """
+        text, right = f"{prediction['names'][0]}  {prediction['scores'][0]:.0%}", True
+        if (truth := prediction.get("label")) is not None:
+            right = truth == prediction["labels"][0]
+            text += "" if right else f"  is {self.class_name(truth)}"
+        return caption(image, text, colour="black" if right else "crimson")
+
+    def export_graphs(self) -> dict[str, ExportGraph]:
+        """One graph ``classifier``: images (B, 3, H, W) in [0, 1] to logits, with a dynamic batch."""
+        example = torch.zeros(2, *(self.hparams["input_size"] or (3, 32, 32)), device=self.device)
+        graph = nn.Sequential(self.normalize, self.model)
+        return {"classifier": ExportGraph(graph, (example,), {"input": {0: torch.export.Dim("batch")}})}
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """SGD and its schedule, counted from ``start_epoch``."""
+        pruned = self.hparams["plan"] is not None
+        lr = self.hparams["finetune_lr"] if pruned and self.hparams["finetune_lr"] is not None else self.hparams["lr"]
+        optimizer = SGD(
+            self.parameters(), lr=lr, momentum=self.hparams["momentum"], weight_decay=self.hparams["weight_decay"]
+        )
+        warmup = self.hparams["warmup_epochs"]
+        factor = lr_factor(
+            schedule=self.hparams["schedule"],
+            epochs=max(1, (self.trainer.max_epochs or 1) - self.hparams["start_epoch"]),
+            milestones=self.hparams["milestones"] or [],
+            gamma=self.hparams["gamma"],
+            warmup=warmup,
+            steps_per_epoch=self._steps_per_epoch() if warmup else 1,
+        )
+        interval = "step" if warmup else "epoch"
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": interval},
+        }
+
+    def _steps_per_epoch(self) -> int:
+        total = self.trainer.estimated_stepping_batches
+        if not math.isfinite(total):
+            raise ValueError("warmup_epochs needs a run of known length: give trainer.max_epochs and a sized loader")
+        return max(1, int(total) // max(1, self.trainer.max_epochs or 1))
+
+    def set_plan(self, plan: dict[str, Any] | None) -> None:
+        """Rebuild the network for this plan (fresh weights) and remember it for the checkpoint."""
+        with torch.random.fork_rng(devices=[]):  # the fresh weights are about to be replaced
+            network = build_backbone(self.hparams["backbone"], self.hparams["num_classes"], plan)
+        self.model = network.to(self.device)
+        self.hparams["plan"] = plan
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the checkpoint's shape and schedule start before its weights arrive."""
+        saved = checkpoint["hyper_parameters"]
+        if saved["plan"] != self.hparams["plan"]:
+            self.set_plan(saved["plan"])
+        self.hparams["start_epoch"] = saved["start_epoch"]
+
+
+def lr_factor(
+    *, schedule: str, epochs: int, milestones: list[int], gamma: float, warmup: int, steps_per_epoch: int = 1
+) -> Callable[[int], float]:
+    """Factor on the learning rate as a function of the steps since the schedule began.
+
+    Args:
+        schedule: ``"multistep"`` or ``"cosine"``.
+        epochs: length of the schedule.
+        milestones: epochs at which ``"multistep"`` multiplies by ``gamma``.
+        gamma: factor at a milestone.
+        warmup: epochs of linear rise; the factor of step k of n is (k + 1) / n there.
+        steps_per_epoch: optimiser steps per epoch; 1 where the scheduler is stepped per epoch.
+
+    Source:
+        HRankPlus, ImageNet: linear warm-up over the first 5 epochs per step, then
+        ``0.5 (1 + cos(pi (e - 5) / (E - 5)))`` per epoch e, or a tenth per milestone.
+
+    Example:
+        >>> f = lr_factor(schedule="multistep", epochs=30, milestones=[5, 10], gamma=0.1, warmup=0)
+        >>> [round(f(step), 3) for step in (0, 4, 5, 10)]
+        [1.0, 1.0, 0.1, 0.01]
+        >>> f = lr_factor(schedule="cosine", epochs=9, milestones=[], gamma=0.1, warmup=5, steps_per_epoch=2)
+        >>> [round(f(step), 3) for step in (0, 4, 10, 14, 15)]
+        [0.1, 0.5, 1.0, 0.5, 0.5]
+    """
+
+    def factor(step: int) -> float:
+        if step < warmup * steps_per_epoch:
+            return (step + 1) / (warmup * steps_per_epoch)
+        epoch = step // steps_per_epoch
+        if schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / max(1, epochs - warmup)))
+        return gamma ** sum(epoch >= milestone for milestone in milestones)
+
+    return factor
+
+
+def _check(
+    num_classes: int,
+    mean: list[float] | None,
+    std: list[float] | None,
+    class_names: list[str] | None,
+    label_smoothing: float,
+    lr: float,
+    finetune_lr: float | None,
+    warmup_epochs: int,
+) -> None:
+    if num_classes < 1:
+        raise ValueError(f"num_classes={num_classes} must be at least 1")
+    if (mean is None) != (std is None):
+        raise ValueError(f"mean={mean} and std={std} go together: give both or neither")
+    if std is not None and (min(std) <= 0 or len(std) != len(mean or [])):
+        raise ValueError(f"std={std} must be positive, one value per entry of mean={mean}")
+    if class_names is not None and len(class_names) != num_classes:
+        raise ValueError(f"class_names has {len(class_names)} names for num_classes={num_classes}")
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing={label_smoothing} must lie in [0, 1)")
+    if lr <= 0 or (finetune_lr is not None and finetune_lr <= 0):
+        raise ValueError(f"lr={lr} and finetune_lr={finetune_lr} must be positive")
+    if warmup_epochs < 0:
+        raise ValueError(f"warmup_epochs={warmup_epochs} must not be negative")

@@ -1,0 +1,195 @@
+"""A checkpoint and the user's own pictures in, plain results out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tvf
+
+from lit_methods.contract import checkpoint_class
+
+Picture = str | Path | Image.Image | np.ndarray | Tensor
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
+
+
+class Predictor:
+    """A trained module that answers for pictures.
+
+    Args:
+        module: one of this package's modules, or your subclass; it is put into eval mode.
+
+    Example:
+        >>> from lit_methods import ImageClassifier
+        >>> predictor = Predictor(ImageClassifier("resnet20", num_classes=10))
+        >>> result = predictor(np.zeros((48, 40, 3), np.uint8))
+        >>> sorted(result[0]), len(result[0]["scores"])
+        (['labels', 'names', 'scores'], 5)
+    """
+
+    def __init__(self, module: LightningModule) -> None:
+        self.module = module.eval()
+
+    @classmethod
+    def from_checkpoint(
+        cls, path: str | Path, module_class: type[LightningModule] | None = None, **overrides: Any
+    ) -> Predictor:
+        """Rebuild the module that wrote a checkpoint, pruned or not.
+
+        Args:
+            path: a checkpoint of a run.
+            module_class: its class; needed only for a class of your own, outside ``lit_methods``.
+            overrides: hyperparameters that beat the checkpoint's, such as ``backbone=net`` for a network given in code.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is no checkpoint, or does not say which class wrote it.
+        """
+        checkpoint = load_checkpoint(path)
+        module_class = module_class or checkpoint_class(checkpoint)
+        return cls(module_class.load_from_checkpoint(path, map_location="cpu", weights_only=True, **overrides))
+
+    @torch.no_grad()
+    def __call__(self, images: Picture | Sequence[Picture]) -> list[dict[str, Any]]:
+        """What ``predict_step`` gives, one dict per picture.
+
+        Args:
+            images: a path, a PIL image, an RGB array (H, W, 3) uint8, a tensor (3, H, W) in [0, 1], or a list of these.
+                Grey, palette, RGBA and CMYK pictures become RGB.
+
+        Raises:
+            ValueError: a picture cannot be read, or has another shape, type or range.
+        """
+        pictures = [images] if isinstance(images, str | Path | Image.Image | np.ndarray | Tensor) else images
+        size = self.module.hparams.get("input_size")
+        results: list[dict[str, Any]] = []
+        for picture in pictures:  # one by one: pictures may differ in size
+            image = fit_size(as_image(picture), size)
+            results += self.module.predict_step({"image": image[None].to(self.module.device)}, 0)
+        return results
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a Lightning checkpoint onto the CPU, data only (``weights_only=True``).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read, or is no Lightning checkpoint.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"ckpt_path={str(path)!r} does not exist")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as ex:  # a damaged or hostile file raises nearly anything
+        reason = str(ex).strip().splitlines()[0] if str(ex).strip() else type(ex).__name__
+        raise ValueError(f"ckpt_path={str(path)!r} cannot be read as a checkpoint: {reason}") from None
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint or "hyper_parameters" not in checkpoint:
+        raise ValueError(
+            f"ckpt_path={str(path)!r} is no checkpoint of a run; plain weights go to model.base_checkpoint"
+        )
+    return checkpoint
+
+
+def find_pictures(paths: Iterable[str | Path]) -> list[Path]:
+    """The picture files among ``paths``: folders are walked, in sorted order; files named outright are taken as they are.
+
+    Raises:
+        FileNotFoundError: a path does not exist.
+        ValueError: there is no picture in any of them.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            found += sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        elif path.exists():
+            found.append(path)
+        else:
+            raise FileNotFoundError(f"input={str(path)!r} does not exist")
+    if not found:
+        raise ValueError(f"input={[str(p) for p in paths]}: no pictures there ({', '.join(sorted(SUFFIXES))})")
+    return found
+
+
+def read_picture(path: str | Path) -> Image.Image:
+    """Read a picture file as RGB; grey, 16-bit grey, palette, RGBA and CMYK are converted.
+
+    Raises:
+        ValueError: the file cannot be read as a picture.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return to_rgb(image)
+    except Exception as ex:  # Pillow raises OSError, SyntaxError, ValueError, DecompressionBombError, ...
+        raise ValueError(f"{str(path)!r} cannot be read as a picture: {ex}") from None
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any PIL mode to RGB; 16-bit grey is scaled to 8 bits (Pillow itself would clip it)."""
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8)).convert("RGB")
+    return image.convert("RGB")
+
+
+def as_image(picture: Picture) -> Tensor:
+    """One picture of any accepted kind as float32 (3, H, W) in [0, 1].
+
+    Raises:
+        ValueError: another shape, type or range.
+    """
+    if isinstance(picture, str | Path):
+        picture = read_picture(picture)
+    if isinstance(picture, Image.Image):
+        picture = np.array(to_rgb(picture))
+    if isinstance(picture, np.ndarray):
+        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+            raise ValueError(
+                f"an array must be RGB (H, W, 3) uint8, got {picture.dtype} {picture.shape}; "
+                "a tensor (3, H, W) in [0, 1] is taken too"
+            )
+        return torch.from_numpy(picture).permute(2, 0, 1).float() / 255
+    if picture.ndim != 3 or picture.shape[0] != 3 or not picture.is_floating_point():
+        raise ValueError(f"a tensor must be float (3, H, W), got {picture.dtype} {tuple(picture.shape)}")
+    if picture.numel() and (picture.min() < 0 or picture.max() > 1):
+        raise ValueError(
+            f"a tensor must lie in [0, 1], not {picture.min():.3g}..{picture.max():.3g}; do not normalise it"
+        )
+    return picture.float()
+
+
+def fit_size(image: Tensor, size: Sequence[int] | None) -> Tensor:
+    """Resize the short side to the network's and crop the centre; ``size`` is (C, H, W), ``None`` leaves it.
+
+    Source:
+        the usual evaluation view; the margin of the ImageNet recipe (256 to 224) is kept above 64 pixels.
+    """
+    if size is None or tuple(image.shape[1:]) == tuple(size[1:]):
+        return image
+    height, width = size[1:]
+    short = max(height, width)
+    resized = tvf.resize(image, [short * 256 // 224 if short > 64 else short], antialias=True)
+    return tvf.center_crop(resized, [height, width]).clamp(0, 1)
+
+
+def prepare_inputs(
+    paths: Sequence[str | Path], input_size: Sequence[int] | None = None, batch_size: int = 1
+) -> Iterator[dict[str, Tensor]]:
+    """The user's picture files as batches for ``predict_step``.
+
+    Args:
+        paths: readable picture files.
+        input_size: (C, H, W) that the network wants; ``None`` hands pictures on at their own size, one by one.
+        batch_size: pictures per batch; needs ``input_size``.
+
+    Yields:
+        ``{"image": (B, 3, H, W)}``, float32 in [0, 1], in the order of ``paths``.
+    """
+    step = batch_size if input_size else 1
+    for start in range(0, len(paths), step):
+        yield {"image": torch.stack([fit_size(as_image(p), input_size) for p in paths[start : start + step]])}
