@@ -132,7 +132,7 @@ class HRankPruning(FilterPruning):
     def _images(self, trainer: Trainer) -> DataLoader:
         return trainer.datamodule.calibration_dataloader(self.num_images, augmented=self.augmented)  # type: ignore[attr-defined]
 
-    # -- which --------------------------------------------------------------------------------------------------------
+    # -- which ------------------------------------------------------------------------------------------------------
 
     def decide(self, trainer: Trainer, module: ImageClassifier) -> PrunePlan:
         """Select by rank: all convolutions at once, or those of the stages so far."""
@@ -190,7 +190,7 @@ class HRankPruning(FilterPruning):
         macs, params = hrank_counter(dense, plan, size)
         return {"prune/macs_counter": macs, "prune/params_counter": params}
 
-    # -- layer by layer -------------------------------------------------------------------------------------------------
+    # -- layer by layer -----------------------------------------------------------------------------------------------
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember the best weights of the running stage; the next one goes on from them."""
@@ -206,7 +206,7 @@ class HRankPruning(FilterPruning):
             module.model.load_state_dict(self.best["weights"])
         self.best = {"top1": -1.0, "weights": None}
 
-    # -- frozen filters -------------------------------------------------------------------------------------------------
+    # -- frozen filters -----------------------------------------------------------------------------------------------
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Prune where an epoch is due; note the filters that are frozen from here on."""
@@ -234,7 +234,7 @@ class HRankPruning(FilterPruning):
             frozen.append((weight, positions, weight.detach()[positions].clone()))
         return frozen
 
-    # -- checkpoint -----------------------------------------------------------------------------------------------------
+    # -- checkpoint ---------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Plain types and tensors: what was done, the ranks, the best weights of a running stage."""

@@ -53,7 +53,7 @@ class FilterPruning(Callback):
         """The epochs at whose start something is removed, rising."""
         return [self.at_epoch]
 
-    # -- when ---------------------------------------------------------------------------------------------------------
+    # -- when -------------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """A new run, until a checkpoint says otherwise."""
@@ -98,7 +98,7 @@ class FilterPruning(Callback):
         if not hasattr(getattr(trainer, "datamodule", None), "val_dataloader"):
             raise ValueError(f"{type(self).__name__} needs a datamodule: pass trainer.fit(module, datamodule=...)")
 
-    # -- how ----------------------------------------------------------------------------------------------------------
+    # -- how --------------------------------------------------------------------------------------------------------
 
     def _prune(self, trainer: Trainer, module: ImageClassifier) -> None:
         if self.stages_done == 0:
@@ -147,7 +147,7 @@ class FilterPruning(Callback):
         """Further figures of the pruned network for log and summary, such as a paper's own way to count."""
         return {}
 
-    # -- dense against pruned -------------------------------------------------------------------------------------------
+    # -- dense against pruned -----------------------------------------------------------------------------------------
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Get the dense network back, after a fit that pruned."""

@@ -71,6 +71,7 @@ def rank_stability_figure(batch_means: dict[str, np.ndarray]) -> Figure:
         means = batch_means[conv]
         axes.imshow(means, aspect="auto", interpolation="nearest", cmap="viridis")
         between_batches, between_filters = rank_spread(means)
+        axes.set_yticks(range(len(means)))
         axes.set_title(f"{conv}\nstd {between_batches:.2f} batches, {between_filters:.2f} filters", fontsize=7)
         axes.tick_params(labelsize=6)
     _hide_empty(figure, len(shown))

@@ -97,7 +97,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def find_pictures(paths: Iterable[str | Path]) -> list[Path]:
-    """The picture files among ``paths``: folders are walked, in sorted order; files named outright are taken as they are.
+    """The picture files among ``paths``: folders are walked, in sorted order; files named outright are all taken.
 
     Raises:
         FileNotFoundError: a path does not exist.

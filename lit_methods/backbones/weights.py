@@ -81,8 +81,8 @@ def load_weights(network: nn.Module, tensors: dict[str, Tensor], source: str = "
     """Copy trained weights into a network: every tensor of both sides, or an error.
 
     The last layer of CIFAR ResNets may be called ``linear`` (the official code's name at depth 110). Where names differ
-    otherwise but the tensors stand in the same order with equal roles (``weight``, ``running_mean``, ...) and shapes, as
-    in the official HRank networks, they are matched by position. A missing ``num_batches_tracked`` is left at zero.
+    otherwise, but the tensors stand in the same order with equal roles (``weight``, ``running_mean``, ...) and shapes
+    as in the official HRank networks, they are matched by position. A missing ``num_batches_tracked`` is left at zero.
 
     Args:
         network: takes the weights, in place.

@@ -1,0 +1,266 @@
+import csv
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from callbacks import ComplexityLogger, HRankPruning
+from callbacks.pruning import untrained
+from datamodules import CIFARDataModule
+from lit_methods import HRank
+from lit_methods.backbones import build_backbone, prune_model, prune_points
+from lit_methods.backbones.plan import PrunePlan
+from lit_methods.functional import count_macs
+from lit_methods.hrank.functional import load_rank_scores, rank_scores, select_filters
+
+SMALL = {"limit_train_batches": 3, "limit_val_batches": 2, "limit_test_batches": 2, "num_sanity_val_steps": 0}
+
+
+def digits(**kwargs):
+    return CIFARDataModule("digits", **{"batch_size": 32, "num_workers": 0} | kwargs)
+
+
+def tiny(arch="tiny", **kwargs):
+    data = digits()
+    return HRank(arch, num_classes=10, mean=data.mean, std=data.std, **{"lr": 0.05} | kwargs)
+
+
+def fit(make_trainer, callback, module=None, epochs=2, data=None, extra=(), **kwargs):
+    module, data = module or tiny(), data or digits()
+    trainer = make_trainer(max_epochs=epochs, callbacks=[*extra, callback], **SMALL | kwargs)
+    trainer.fit(module, datamodule=data)
+    return trainer, module
+
+
+
+def test_prunes_in_the_middle_by_rank_of_the_network_as_it_is_then(make_trainer, tmp_path):
+    seen = []
+
+    class Noting(HRank):
+        def on_train_batch_start(self, batch, batch_idx):
+            seen.append((self.current_epoch, self.model.body.conv1.out_channels))
+
+    data = digits()
+    module = Noting("tiny", num_classes=10, mean=data.mean, std=data.std, lr=0.05, finetune_lr=0.01)
+    callback = HRankPruning(rates="[0.5]+[0.25]*2", at_epoch=1, num_images=40)
+    fit(make_trainer, callback, module, epochs=3)
+    assert [width for epoch, width in seen] == [8] * 3 + [4] * 6
+    assert module.hparams["start_epoch"] == 1
+    assert module.trainer.optimizers[0].param_groups[0]["lr"] == 0.01
+
+    # the dense network that was kept gives the same ranks, and they give the same filters
+    dense = HRank.load_from_checkpoint(tmp_path / "dense.ckpt", weights_only=True)
+    assert dense.model.body.conv1.out_channels == 8
+    data.setup("fit")
+    batches = [batch["image"].float() / 255 for batch in data.calibration_dataloader(40)]
+    scores = rank_scores(dense.model, [dense.normalize(images) for images in batches], prune_points("tiny"))
+    assert_close({k: v.double() for k, v in scores.items()}, callback.scores)
+    keep = module.hparams["plan"]["keep"]
+    for conv, rate in {"body.conv1": 0.5, "body.conv2": 0.25, "body.conv3": 0.25}.items():
+        assert keep[conv] == select_filters(scores[conv], rate).tolist()
+    assert load_rank_scores(tmp_path / "rank_scores.npz", "tiny").keys() == scores.keys()
+
+
+def test_surgery_keeps_the_weights_and_the_optimiser_trains_all_of_them(make_trainer, tmp_path):
+    module = tiny()
+    fit(make_trainer, HRankPruning(rates=0.5, at_epoch=1, num_images=40), module, epochs=2)
+    dense = HRank.load_from_checkpoint(tmp_path / "dense.ckpt", weights_only=True).model
+    at_surgery = prune_model(dense, PrunePlan.from_dict(module.hparams["plan"]))
+    for (name, before), after in zip(at_surgery.named_parameters(), module.model.parameters(), strict=True):
+        assert before.shape == after.shape
+        assert not torch.equal(before, after), f"{name} was not trained"
+    trained = {id(p) for group in module.trainer.optimizers[0].param_groups for p in group["params"]}
+    assert trained == {id(p) for p in module.model.parameters()}
+
+
+def test_without_pruning_the_run_is_bit_equal_up_to_there(make_trainer, tmp_path):
+    """No global random state is used: a run that prunes at epoch 1 equals one that never does until then."""
+    weights = []
+    for callback in (HRankPruning(rates=0.5, at_epoch=1, num_images=40), None):
+        torch.manual_seed(3)
+        module = tiny()
+        trainer = make_trainer(max_epochs=2, callbacks=[callback] if callback else [], **SMALL)
+        trainer.fit(module, datamodule=digits())
+        weights.append(torch.rand(4))
+        if callback:
+            dense = HRank.load_from_checkpoint(tmp_path / "dense.ckpt", weights_only=True).model.state_dict()
+    assert_close(weights[0], weights[1], rtol=0, atol=0)
+    torch.manual_seed(3)
+    short = tiny()
+    make_trainer(max_epochs=1, **SMALL).fit(short, datamodule=digits())
+    assert_close(dense, short.model.state_dict(), rtol=0, atol=0)
+
+
+def test_at_epoch_zero_prunes_before_the_first_batch(make_trainer):
+    module = tiny()
+    fit(make_trainer, HRankPruning(rates=0.5, at_epoch=5), module, epochs=1)  # trains
+    widths = []
+
+    class Noting(HRankPruning):
+        def on_train_start(self, trainer, pl_module):
+            widths.append(pl_module.model.body.conv3.out_channels)
+
+    callback = Noting(rates=0.5, at_epoch=0, num_images=40)
+    trainer, _ = fit(make_trainer, callback, module, epochs=1)
+    assert widths == [8]
+    summary = callback.summary()
+    assert summary["prune/macs"] == count_macs(module.model)
+    assert summary["prune/dense_macs"] == count_macs(build_backbone("tiny", 10))
+    assert summary["prune/params"] == sum(p.numel() for p in module.model.parameters())
+    assert 0 <= summary["prune/val_top1_after"] <= 1
+
+
+def test_dense_and_pruned_are_tested_side_by_side(make_trainer, tmp_path):
+    callback, data = HRankPruning(rates=0.5, at_epoch=1, num_images=40), digits()
+    trainer, module = fit(make_trainer, callback, data=data, extra=[ComplexityLogger(repeats=1)])
+    result = trainer.test(module, datamodule=data, verbose=False)[0]
+    dense = HRank.load_from_checkpoint(tmp_path / "dense.ckpt", weights_only=True)
+    expected = make_trainer(**SMALL).test(dense, datamodule=data, verbose=False)[0]
+    assert result["test/dense_top1"] == pytest.approx(expected["test/top1"])
+    rows = list(csv.reader((tmp_path / "tables" / "prune_dense_against_pruned.csv").open()))
+    assert [row[0] for row in rows[1:]] == [
+        "val/top1 around surgery", "test/top1", "MACs", "parameters", "file_bytes", "latency_ms",
+    ]  # fmt: skip
+    assert float(rows[2][1]) == pytest.approx(expected["test/top1"])
+    assert all(float(cell) > 0 for row in rows[3:] for cell in row[1:])
+
+
+def test_layerwise_removes_layer_after_layer_and_ends_like_one_plan(make_trainer):
+    widths = []
+
+    class Noting(HRank):
+        def on_train_batch_start(self, batch, batch_idx):
+            widths.append([getattr(self.model.body, f"conv{i}").out_channels for i in (1, 2, 3)])
+
+    data = digits()
+    module = Noting("tiny", num_classes=10, mean=data.mean, std=data.std, lr=0.05)
+    callback = HRankPruning(
+        rates="[0.5]+[0.0]+[0.5]", at_epoch=1, mode="layerwise", epochs_per_layer=2, num_images=40
+    )
+    fit(make_trainer, callback, module, epochs=5)
+    assert widths == [[8, 12, 16]] * 3 + [[4, 12, 16]] * 6 + [[4, 12, 8]] * 6
+    assert module.hparams["plan"]["keep"].keys() == {"body.conv1", "body.conv3"}
+    assert callback.stages_done == 2
+
+
+def test_layerwise_goes_on_from_the_best_epoch_of_the_stage(make_trainer):
+    top1 = [0.9, 0.2, 0.5, 0.6, 0.8, 0.7]  # stages of two epochs: the best are the first and the second one
+    after_epoch, at_surgery = [], []
+
+    class Scripted(HRank):
+        def validation_step(self, batch, batch_idx):
+            self.log("val/top1", top1[self.current_epoch])
+
+        def on_train_epoch_end(self):
+            after_epoch.append({k: v.clone() for k, v in self.model.state_dict().items()})
+
+    class Noting(HRankPruning):
+        def decide(self, trainer, module):
+            plan = super().decide(trainer, module)
+            at_surgery.append({k: v.clone() for k, v in module.model.state_dict().items()})
+            return plan
+
+    data = digits()
+    module = Scripted("tiny", num_classes=10, mean=data.mean, std=data.std, lr=0.05)
+    module.model(torch.rand(8, 3, 32, 32))  # batch statistics: a network that has seen data
+    callback = Noting(rates=0.5, at_epoch=0, mode="layerwise", epochs_per_layer=2, num_images=40)
+    fit(make_trainer, callback, module, epochs=6)
+    assert_close(at_surgery[1], after_epoch[0], rtol=0, atol=0)
+    assert_close(at_surgery[2], after_epoch[3], rtol=0, atol=0)
+
+
+def test_resnet50_goes_block_by_block():
+    stages = HRankPruning(rates=0.5, mode="layerwise", at_epoch=3, epochs_per_layer=10).stage_epochs("resnet50")
+    assert stages == [3 + 10 * i for i in range(17)]
+
+
+def test_frozen_filters_stay_and_the_others_move(make_trainer, tmp_path):
+    module = tiny()
+    callback = HRankPruning(rates=0.5, at_epoch=1, num_images=40, freeze_fraction=0.5)
+    fit(make_trainer, callback, module, epochs=3)
+    dense = HRank.load_from_checkpoint(tmp_path / "dense.ckpt", weights_only=True).model
+    before = prune_model(dense, PrunePlan.from_dict(module.hparams["plan"]))
+    keep = module.hparams["plan"]["keep"]["body.conv3"]
+    kept_scores = callback.scores["body.conv3"][keep]
+    highest = set(kept_scores.argsort(descending=True, stable=True)[:4].tolist())
+    for i in range(8):
+        same = torch.equal(before.body.conv3.weight[i], module.model.body.conv3.weight[i])
+        assert same == (i in highest)
+
+
+def test_ranks_from_a_file_need_no_images(make_trainer, tmp_path):
+    module, data = tiny(), digits()
+    callback = HRankPruning(rates=0.5, at_epoch=1, num_images=40)
+    fit(make_trainer, callback, module)
+    again = HRankPruning(rates=0.5, at_epoch=1, scores=str(tmp_path / "rank_scores.npz"))
+    data.calibration_dataloader = None
+    other = tiny()
+    fit(make_trainer, again, other, data=data)
+    assert other.hparams["plan"] == module.hparams["plan"]
+
+
+def test_reports(make_trainer, tmp_path):
+    fit(make_trainer, HRankPruning(rates=0.5, at_epoch=1, num_images=64))
+    names = {path.name for path in (tmp_path / "pictures").iterdir()}
+    assert names == {"prune_kept_filters.png", "prune_rank_histograms.png", "prune_rank_stability.png"}
+    kept = list(csv.DictReader((tmp_path / "tables" / "prune_kept_filters.csv").open()))
+    assert [(row["conv"], row["filters"], row["kept"]) for row in kept] == [
+        ("body.conv1", "8", "4"), ("body.conv2", "12", "6"), ("body.conv3", "16", "8"),
+    ]  # fmt: skip
+    ranks = list(csv.DictReader((tmp_path / "tables" / "prune_ranks.csv").open()))
+    assert all(0 <= float(row["lowest"]) <= float(row["mean_rank"]) <= float(row["highest"]) <= 16 for row in ranks)
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("kwargs", "message"),
+        [
+            ({"rates": 1.0}, r"1.0 is outside \[0, 1\)"),
+            ({"rates": "[0.5]+[1.5]"}, "1.5"),
+            ({"rates": [-0.1]}, "-0.1"),
+            ({"rates": 0.5, "at_epoch": -1}, "at_epoch=-1"),
+            ({"rates": 0.5, "num_images": 0}, "num_images=0"),
+            ({"rates": 0.5, "epochs_per_layer": 0}, "epochs_per_layer=0"),
+            ({"rates": 0.5, "freeze_fraction": 1.5}, "freeze_fraction=1.5"),
+        ],
+    )
+    def test_arguments(self, kwargs, message):
+        with pytest.raises(ValueError, match=message):
+            HRankPruning(**kwargs)
+
+    def test_untrained_network(self, make_trainer):
+        with pytest.raises(ValueError, match=r"no trained weights: give model\.base_checkpoint"):
+            fit(make_trainer, HRankPruning(rates=0.5, at_epoch=0, num_images=40))
+
+    def test_number_of_rates(self, make_trainer):
+        with pytest.raises(ValueError, match=r"tiny takes 3 rates, got 2"):
+            fit(make_trainer, HRankPruning(rates="[0.5]*2", at_epoch=1))
+
+    def test_more_images_than_there_are(self, make_trainer):
+        with pytest.raises(ValueError, match=r"num_images must be between 1 and the \d+ training images"):
+            fit(make_trainer, HRankPruning(rates=0.5, at_epoch=1, num_images=10**6))
+
+    def test_network_without_a_table(self, make_trainer):
+        module = HRank(build_backbone("tiny", 10), num_classes=10)
+        with pytest.raises(ValueError, match=r"BACKBONES\['my_net'\]"):
+            fit(make_trainer, HRankPruning(rates=0.5, at_epoch=1), module)
+
+    def test_scores_of_another_network(self, make_trainer, tmp_path):
+        np.savez(tmp_path / "scores.npz", **{"layer1.0.conv1": np.zeros(16)})
+        with pytest.raises(ValueError, match=r"layer1\.0\.conv1"):
+            fit(make_trainer, HRankPruning(rates=0.5, at_epoch=1, scores=str(tmp_path / "scores.npz")))
+
+    def test_a_run_that_is_too_short_is_one_warning(self, make_trainer):
+        callback = HRankPruning(rates=0.5, at_epoch=7, num_images=40)
+        with pytest.warns(UserWarning, match=r"ended after 1 epochs with 0 of 1 prunings done"):
+            fit(make_trainer, callback, epochs=1)
+        assert callback.summary() == {}
+
+
+def test_untrained_sees_only_fresh_batch_norms():
+    net = build_backbone("tiny", 10)
+    assert untrained(net)
+    net(torch.rand(4, 3, 32, 32))
+    assert not untrained(net)
+    assert not untrained(build_backbone("tiny_nobn", 10))  # nothing to tell by

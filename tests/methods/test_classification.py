@@ -1,0 +1,238 @@
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.testing import assert_close
+from torch.utils.data import DataLoader
+
+from lit_methods import HRank, ImageClassifier, Predictor
+from lit_methods.backbones import PrunePlan, build_backbone
+from lit_methods.backbones.weights import load_weights, read_weights
+from lit_methods.classification import lr_factor
+from lit_methods.contract import Exports, Predicts
+
+PLAN = PrunePlan("resnet20", {"conv1": [0, 3, 9], "layer1.0.conv1": [0, 2, 5, 7, 11]}).to_dict()
+
+
+@pytest.fixture
+def loader():
+    images = torch.rand(24, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return DataLoader([{"image": image, "label": torch.tensor(i % 4)} for i, image in enumerate(images)], batch_size=8)
+
+
+def test_overfits_one_batch(make_trainer, loader):
+    module = ImageClassifier("tiny", num_classes=4, mean=[0.5] * 3, std=[0.25] * 3, lr=0.1)
+    make_trainer(max_epochs=150, overfit_batches=1).fit(module, loader, loader)
+    batch = next(iter(loader))
+    module.eval()
+    assert (module(batch["image"]).argmax(1) == batch["label"]).all()
+
+
+def test_metrics_count_samples_not_batches(make_trainer):
+    """Ten right answers of batch size 8 and 2: a mean of batch means would say 0.75."""
+    images = torch.zeros(10, 3, 8, 8)
+    images[8:] = 1
+    data = [{"image": image, "label": torch.tensor(int(image.mean() < 0.5))} for image in images]
+
+    class Bright(nn.Module):
+        def forward(self, x):
+            bright = x.mean((1, 2, 3))
+            return torch.stack([bright * 0, 1 - 2 * bright + 1.5], 1)  # always class 1
+
+    module = ImageClassifier(Bright(), num_classes=2)
+    results = make_trainer().test(module, DataLoader(data, batch_size=8), verbose=False)[0]
+    assert results["test/top1"] == pytest.approx(0.8)
+    logits = module(torch.stack([d["image"] for d in data]))
+    expected = nn.functional.cross_entropy(logits, torch.stack([d["label"] for d in data]))
+    assert results["test/loss"] == pytest.approx(float(expected))
+
+
+def test_pruned_checkpoint_restores_its_own_shape(tmp_path, make_trainer, loader):
+    trainer, pruned = make_trainer(max_epochs=1), HRank("resnet20", num_classes=4, plan=PLAN)
+    trainer.fit(pruned, loader)
+    trainer.save_checkpoint(tmp_path / "pruned.ckpt")
+    torch.load(tmp_path / "pruned.ckpt", weights_only=True)
+    resumed = HRank("resnet20", num_classes=4)  # unpruned: the checkpoint decides
+    make_trainer(max_epochs=2).fit(resumed, loader, ckpt_path=tmp_path / "pruned.ckpt")
+    assert resumed.model.layer1[0].conv1.out_channels == 5
+    predictor = Predictor.from_checkpoint(tmp_path / "pruned.ckpt")
+    assert type(predictor.module) is HRank
+    assert_close(predictor.module.model.conv1.weight, pruned.model.conv1.weight, rtol=0, atol=0)
+
+
+def test_network_given_as_object_is_not_in_the_checkpoint(tmp_path, make_trainer, loader):
+    module = ImageClassifier(build_backbone("tiny", 4), num_classes=4)
+    trainer = make_trainer(max_epochs=1)
+    trainer.fit(module, loader)
+    trainer.save_checkpoint(tmp_path / "own.ckpt")
+    again = ImageClassifier.load_from_checkpoint(
+        tmp_path / "own.ckpt", backbone=build_backbone("tiny", 4), weights_only=True
+    )
+    assert_close(again.model.state_dict(), module.model.state_dict(), rtol=0, atol=0)
+
+
+def test_pruned_network_exports(tmp_path):
+    module = HRank("resnet20", num_classes=4, plan=PLAN, mean=[0.5] * 3, std=[0.25] * 3).eval()
+    assert isinstance(module, Predicts)
+    assert isinstance(module, Exports)
+    graph = module.export_graphs()["classifier"]
+    program = torch.export.export(graph.module, graph.inputs, dynamic_shapes=graph.dynamic_shapes)
+    images = torch.rand(5, 3, 32, 32)
+    assert_close(program.module()(images), module(images), rtol=1e-4, atol=1e-5)
+
+
+def test_predictions_are_plain_and_sorted(tmp_path):
+    module = ImageClassifier("tiny", num_classes=7, class_names=list("abcdefg")).eval()
+    image = torch.rand(2, 3, 32, 32)
+    for result, logits in zip(module.predict_step({"image": image}, 0), module(image), strict=True):
+        assert result["labels"] == logits.argsort(descending=True)[:5].tolist()
+        assert result["scores"] == pytest.approx(logits.softmax(0).sort(descending=True).values[:5].tolist())
+        assert result["names"] == ["abcdefg"[i] for i in result["labels"]]
+    drawn = module.draw(np.zeros((32, 32, 3), np.uint8), result | {"label": 6})
+    assert drawn.dtype == np.uint8
+    assert drawn.shape == (180, 160, 3)
+
+
+class TestWeights:
+    """Every way in: all tensors or none."""
+
+    @pytest.fixture
+    def trained(self):
+        net = build_backbone("resnet20", 10)
+        for buffer in net.buffers():
+            if buffer.is_floating_point():
+                buffer.add_(torch.rand_like(buffer))
+        return net
+
+    @pytest.mark.parametrize("form", ["npz", "safetensors", "pth", "official", "lightning"])
+    def test_each_form_of_file(self, form, trained, tmp_path):
+        state = trained.state_dict()
+        path = tmp_path / f"weights.{form}"
+        if form == "npz":  # as published: last layer called linear, no counters
+            arrays = {k.replace("fc.", "linear."): v.numpy() for k, v in state.items() if "num_batches" not in k}
+            np.savez(path, **arrays)
+        elif form == "safetensors":
+            save_file(state, path)
+        elif form == "pth":
+            torch.save(state, path)
+        elif form == "official":
+            torch.save({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in state.items()}}, path)
+        else:
+            prefixed = {f"model.{k}": v for k, v in state.items()} | {"val_metrics.top1.tp": torch.zeros(1)}
+            torch.save({"state_dict": prefixed, "hyper_parameters": {"plan": None}}, path)
+        module = ImageClassifier("resnet20", base_checkpoint=str(path))
+        wanted = {k: v for k, v in state.items() if "num_batches" not in k}
+        got = {k: v for k, v in module.model.state_dict().items() if "num_batches" not in k}
+        assert_close(got, wanted, rtol=0, atol=0)
+
+    def test_other_names_in_the_same_order(self):
+        class Renamed(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.a, self.b = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+        class Wanted(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+        source, target = Renamed(), Wanted()
+        load_weights(target, {k: v for k, v in source.state_dict().items() if "num_batches" not in k})
+        assert_close(target.conv.weight, source.a.weight, rtol=0, atol=0)
+
+    def test_pruned_checkpoint_brings_its_plan(self, tmp_path, make_trainer, loader):
+        trainer, pruned = make_trainer(max_epochs=1), HRank("resnet20", num_classes=4, plan=PLAN)
+        trainer.fit(pruned, loader)
+        trainer.save_checkpoint(tmp_path / "pruned.ckpt")
+        module = HRank("resnet20", num_classes=4, base_checkpoint=str(tmp_path / "pruned.ckpt"))
+        assert module.hparams["plan"] == PLAN
+        assert_close(module.model.state_dict(), pruned.model.state_dict(), rtol=0, atol=0)
+
+    def test_another_network_is_refused_with_a_table(self, trained, tmp_path):
+        torch.save(trained.state_dict(), tmp_path / "r20.pth")
+        with pytest.raises(ValueError, match=r"does not fit this CifarResNet: \d+ missing, 0 unexpected"):
+            ImageClassifier("resnet56", base_checkpoint=str(tmp_path / "r20.pth"))
+        with pytest.raises(ValueError, match=r"2 of another shape\n  fc.weight +file \(10, 64\) +network \(100, 64\)"):
+            ImageClassifier("resnet20", num_classes=100, base_checkpoint=str(tmp_path / "r20.pth"))
+
+    def test_missing_hostile_and_empty_files(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="does not exist"):
+            read_weights(str(tmp_path / "none.pth"))
+
+        class Evil:
+            def __reduce__(self):
+                return (tmp_path.joinpath("ran").touch, ())
+
+        torch.save({"state_dict": Evil()}, tmp_path / "evil.pth")
+        with pytest.raises(ValueError, match="cannot be read as weights"):
+            read_weights(str(tmp_path / "evil.pth"))
+        assert not (tmp_path / "ran").exists()
+        torch.save({"epoch": 3}, tmp_path / "empty.pth")
+        with pytest.raises(ValueError, match="holds no weights; its keys are epoch"):
+            read_weights(str(tmp_path / "empty.pth"))
+        with pytest.raises(ValueError, match="no torchvision weights entry"):
+            read_weights("ResNet50_Weights.NO_SUCH")
+
+
+class TestSchedule:
+    def run(self, make_trainer, loader, epochs, **kwargs):
+        rates = []
+
+        class Noting(ImageClassifier):
+            def on_train_batch_start(self, batch, batch_idx):
+                rates.append(self.trainer.optimizers[0].param_groups[0]["lr"])
+
+        make_trainer(max_epochs=epochs).fit(Noting("tiny", num_classes=4, **kwargs), loader)
+        return rates
+
+    def test_multistep(self, make_trainer, loader):
+        rates = self.run(make_trainer, loader, 3, lr=0.1, milestones=[1, 2])
+        assert rates == pytest.approx([0.1] * 3 + [0.01] * 3 + [0.001] * 3)
+
+    def test_warmup_per_step_then_cosine_per_epoch(self, make_trainer, loader):
+        rates = self.run(make_trainer, loader, 4, lr=0.6, schedule="cosine", warmup_epochs=2)
+        assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6] + [0.6] * 3 + [0.3] * 3)
+
+    def test_factor_follows_the_formula(self):
+        factor = lr_factor(schedule="cosine", epochs=90, milestones=[], gamma=0.1, warmup=5, steps_per_epoch=10)
+        for epoch in (5, 40, 89):
+            assert factor(epoch * 10 + 3) == pytest.approx(0.5 * (1 + np.cos(np.pi * (epoch - 5) / 85)))
+
+    def test_pruned_networks_have_their_own_rate(self, make_trainer, loader):
+        plan = {"arch": "tiny", "keep": {"body.conv1": [0, 1]}, "residual": "live"}
+        assert self.run(make_trainer, loader, 1, lr=0.1, finetune_lr=0.02, plan=plan)[0] == 0.02
+        assert self.run(make_trainer, loader, 1, lr=0.1, plan=plan)[0] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"backbone": "resnet57"}, "resnet56"),
+        ({"num_classes": 0}, "num_classes=0"),
+        ({"mean": [0.5] * 3}, "go together"),
+        ({"mean": [0.5] * 3, "std": [0.0] * 3}, "must be positive"),
+        ({"class_names": ["a"]}, "1 names for num_classes=10"),
+        ({"label_smoothing": 1.0}, r"label_smoothing=1.0 must lie in \[0, 1\)"),
+        ({"lr": 0.0}, "must be positive"),
+        ({"warmup_epochs": -1}, "warmup_epochs=-1"),
+        ({"plan": {"arch": "resnet56", "keep": {}, "residual": "live"}}, "resnet56"),
+    ],
+)
+def test_bad_arguments(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        ImageClassifier(**{"backbone": "resnet20"} | kwargs)
+
+
+def test_more_classes_in_the_data_than_in_the_model(make_trainer):
+    from datamodules import CIFARDataModule
+
+    with pytest.raises(ValueError, match=r"model.num_classes=4, but the data has 10 classes"):
+        make_trainer(max_epochs=1).fit(ImageClassifier("tiny", num_classes=4), datamodule=CIFARDataModule("digits"))
+
+
+def test_grey_tensors_are_refused_before_training(make_trainer):
+    data = [{"image": torch.rand(1, 32, 32), "label": torch.tensor(0)}] * 4
+    module = ImageClassifier("tiny", num_classes=4)
+    with pytest.raises(ValueError, match=r"must be RGB \(B, 3, H, W\), got \(1, 1, 32, 32\)"):
+        make_trainer(max_epochs=1).fit(module, DataLoader(data), DataLoader(data))
