@@ -14,9 +14,9 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
 from lit_methods.contract import checkpoint_class
+from lit_methods.functional.pictures import SUFFIXES, read_rgb, to_rgb
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
 
 
 class Predictor:
@@ -112,29 +112,8 @@ def find_pictures(paths: Iterable[str | Path]) -> list[Path]:
         else:
             raise FileNotFoundError(f"input={str(path)!r} does not exist")
     if not found:
-        raise ValueError(f"input={[str(p) for p in paths]}: no pictures there ({', '.join(sorted(SUFFIXES))})")
+        raise ValueError(f"input={[str(p) for p in paths]}: no pictures there ({', '.join(SUFFIXES)})")
     return found
-
-
-def read_picture(path: str | Path) -> Image.Image:
-    """Read a picture file as RGB; grey, 16-bit grey, palette, RGBA and CMYK are converted.
-
-    Raises:
-        ValueError: the file cannot be read as a picture.
-    """
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return to_rgb(image)
-    except Exception as ex:  # Pillow raises OSError, SyntaxError, ValueError, DecompressionBombError, ...
-        raise ValueError(f"{str(path)!r} cannot be read as a picture: {ex}") from None
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL mode to RGB; 16-bit grey is scaled to 8 bits (Pillow itself would clip it)."""
-    if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8)).convert("RGB")
-    return image.convert("RGB")
 
 
 def as_image(picture: Picture) -> Tensor:
@@ -144,7 +123,7 @@ def as_image(picture: Picture) -> Tensor:
         ValueError: another shape, type or range.
     """
     if isinstance(picture, str | Path):
-        picture = read_picture(picture)
+        picture = read_rgb(picture)
     if isinstance(picture, Image.Image):
         picture = np.array(to_rgb(picture))
     if isinstance(picture, np.ndarray):

@@ -53,3 +53,26 @@ def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
         return Trainer(**quiet | kwargs)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def cifar10_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small CIFAR-10 in the original format: 200 training and 50 test images. Do not change its files."""
+    from datamodules.demo import write_cifar
+
+    return write_cifar(tmp_path_factory.mktemp("cifar10"))
+
+
+@pytest.fixture(scope="session")
+def imagenet_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small ImageNet: 4 classes with 8 training and 3 test images each. Do not change its files."""
+    from datamodules.demo import write_imagenet
+
+    return write_imagenet(tmp_path_factory.mktemp("imagenet"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _tiny_networks() -> None:
+    from tests.tiny import register
+
+    register()

@@ -1,0 +1,46 @@
+"""LightningDataModules, one per data set.
+
+A batch is a dict, and the key fixes shape and type for every method that reads it:
+
+=====================  =================================================================================
+key                    value
+=====================  =================================================================================
+``image``              (B, 3, H, W) float32, RGB in [0, 1] (uint8 until ``on_after_batch_transfer``)
+``label``              (B,) int64, class number
+``index``              (B,) int64, position in the training set or in the test set
+``pid``, ``camid``     (B,) int64, person and camera: Market-1501
+``boxes``              list of (n_i, 4) float32, xyxy in pixels: WIDER FACE
+``tokens``             (B, L) int64: RefCOCO, with ``box`` (B, 4) and ``mask`` (B, 1, H, W)
+``template``           (B, 3, s, s), with ``search`` (B, 3, s, s) and ``box`` (B, 4) in search pixels: LaSOT training;
+                       in its test one item is one sequence
+=====================  =================================================================================
+
+Normalising with ``mean`` and ``std`` is the module's business, not the data's. Every datamodule has its own samplers,
+which know their rank: several processes need ``Trainer(use_distributed_sampler=False)``.
+
+The names below are imported when they are first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datamodules.cifar import CIFARDataModule
+    from datamodules.imagenet import ImageNetDataModule
+
+__all__ = ["CIFARDataModule", "ImageNetDataModule"]
+
+_HOME = {
+    "CIFARDataModule": "datamodules.cifar",
+    "ImageNetDataModule": "datamodules.imagenet",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

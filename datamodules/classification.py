@@ -1,0 +1,242 @@
+"""What data modules of labelled pictures have in common: splits, loaders and the way from uint8 to [0, 1]."""
+
+import copy
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, Self, TypedDict
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.draws import CALIBRATION, SPLIT, hash64, permutation
+from datamodules.samplers import EpochSampler, ResumableLoader, ShardSampler, refuse_replaced_samplers
+
+Batch = dict[str, Tensor]
+
+
+class LabelledImages(Dataset[Batch]):
+    """Pictures with a class each, fetched a batch at a time; some rows of a source, plain or augmented.
+
+    Keys are positions in this view, or ``(epoch, position)`` pairs from :class:`~datamodules.samplers.EpochSampler`.
+    A batch has ``image`` (B, 3, H, W) uint8, ``label`` and ``index`` (B,) int64, the row in the source.
+
+    Args:
+        labels: ``(N,)`` class of every row of the source.
+        seed: decides the augmentation, together with the epoch and the row.
+    """
+
+    def __init__(self, labels: NDArray[np.int64], seed: int = 0) -> None:
+        self.labels, self.seed = labels, seed
+        self.rows = np.arange(len(labels))
+        self.augment = False
+        self.replace = False  # a picture that cannot be read gives way to the next one, so that batches stay full
+
+    def view(self, rows: NDArray[np.int64], augment: bool = False, replace: bool = False) -> Self:
+        """The same source with other rows; nothing is copied."""
+        other = copy.copy(self)
+        other.rows, other.augment, other.replace = rows, augment, replace
+        return other
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Batch:
+        return {name: value[0] for name, value in self.__getitems__([key]).items()}
+
+    def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> Batch:
+        """Fetch a batch: PyTorch's loader calls this instead of one ``__getitem__`` per picture."""
+        pairs = np.asarray(keys, np.int64)
+        epochs, positions = pairs.T if pairs.ndim == 2 else (np.zeros_like(pairs), pairs)
+        images, rows = self.fetch(epochs, positions)
+        return {"image": images, "label": torch.from_numpy(self.labels[rows]), "index": torch.from_numpy(rows)}
+
+    @abstractmethod
+    def fetch(self, epochs: NDArray[np.int64], positions: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.int64]]:
+        """Pictures (B, 3, H, W) uint8 at these positions of the view, and the rows of the source that they are."""
+
+
+class EvaluationLoader(DataLoader):
+    """A loader that leaves out batches without a single readable picture."""
+
+    def __iter__(self) -> Any:
+        return (batch for batch in super().__iter__() if len(batch["index"]))
+
+
+class _LoaderOptions(TypedDict):
+    batch_size: int
+    num_workers: int
+    pin_memory: bool
+    collate_fn: Any
+    generator: torch.Generator
+
+
+class ImageClassificationDataModule(LightningDataModule):
+    """Base of the data modules for image classification.
+
+    Subclasses set the five attributes below in ``__init__`` and implement :meth:`read_split`. The validation split is
+    a stratified part of the training set, so the test set never chooses a checkpoint.
+
+    Args:
+        batch_size: per process.
+        num_workers: worker processes per loader; 0 loads in the main process.
+        val_fraction: part of the training images that is held out for validation, in [0, 1); 0 means no validation.
+        seed: decides the split, the order of training and the augmentation.
+
+    Raises:
+        ValueError: one of these is out of range.
+    """
+
+    num_classes: int
+    mean: list[float]  # per channel, of training images in [0, 1]; applied by the module, not here
+    std: list[float]
+    class_names: list[str]
+    input_size: list[int]  # C, H, W
+
+    def __init__(self, batch_size: int, num_workers: int, val_fraction: float, seed: int) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if num_workers < 0:
+            raise ValueError(f"num_workers must be 0 (load in the main process) or more, got {num_workers}")
+        if not 0 <= val_fraction < 1:
+            raise ValueError(f"val_fraction must be in [0, 1), got {val_fraction}; 0.1 holds out a tenth of train")
+        self.batch_size, self.num_workers, self.val_fraction, self.seed = batch_size, num_workers, val_fraction, seed
+        self._train: LabelledImages | None = None
+        self._val: LabelledImages | None = None
+        self._test: LabelledImages | None = None
+
+    @abstractmethod
+    def read_split(self, train: bool) -> LabelledImages:
+        """Read the whole training set, or the test set."""
+
+    def setup(self, stage: str) -> None:
+        """Read what this stage needs: training and validation images, or the test images."""
+        refuse_replaced_samplers(self.trainer)
+        if stage in ("fit", "validate") and self._train is None:
+            source = self.read_split(train=True)
+            kept, held = stratified_split(source.labels, self.val_fraction, self.seed)
+            if self.val_fraction and not len(held):
+                raise ValueError(
+                    f"val_fraction={self.val_fraction} holds nothing out, since no class has two training images. "
+                    "Set val_fraction=0 to train without validation."
+                )
+            self._train = source.view(kept, augment=True, replace=True)
+            self._val = source.view(held)
+        if stage in ("test", "predict") and self._test is None:
+            self._test = self.read_split(train=False)
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Shuffled and augmented by (seed, epoch); resumes after any batch."""
+        images = self._ready(self._train, "fit")
+        loader = ResumableLoader(
+            images, sampler=EpochSampler(images, self.seed), persistent_workers=self.num_workers > 0, **self._options()
+        )
+        loader.trainer = self.trainer
+        return loader
+
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        """The held-out part of the training set; no loader at all when ``val_fraction`` is 0."""
+        images = self._ready(self._val, "fit")
+        return self._evaluation_loader(images, persistent=True) if len(images) else []
+
+    def test_dataloader(self) -> DataLoader:
+        """The test set in its own order."""
+        return self._evaluation_loader(self._ready(self._test, "test"))
+
+    def predict_dataloader(self) -> DataLoader:
+        """The test set in its own order."""
+        return self._evaluation_loader(self._ready(self._test, "predict"))
+
+    def calibration_dataloader(self, num_images: int, augmented: bool = False) -> DataLoader:
+        """A fixed sample of the training images, for passes that measure a network instead of training it.
+
+        The sample is the beginning of a permutation that ``seed`` decides, in the same order every time; each image
+        comes once, on one of the ranks. No global random state is read or changed. Run the batches through
+        ``trainer.strategy.batch_to_device``, which includes :meth:`on_after_batch_transfer`.
+
+        Args:
+            num_images: over all ranks together.
+            augmented: as in epoch 0 of training, instead of the plain view of evaluation.
+
+        Raises:
+            ValueError: there are not that many training images.
+            RuntimeError: before ``setup("fit")``.
+        """
+        images = self._ready(self._train, "fit")
+        if not 1 <= num_images <= len(images):
+            raise ValueError(
+                f"num_images must be between 1 and the {len(images)} training images that val_fraction="
+                f"{self.val_fraction} leaves, got {num_images}"
+            )
+        chosen = images.rows[permutation(len(images), CALIBRATION, self.seed)[:num_images]]
+        return self._evaluation_loader(images.view(chosen, augment=augmented))
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Turn uint8 into float32 in [0, 1] on the device: a quarter of the bytes to move there.
+
+        Raises:
+            ValueError: the images do not have three channels.
+        """
+        image = batch["image"]
+        if image.ndim != 4 or image.shape[1] != 3:
+            raise ValueError(f"image must be (B, 3, H, W) RGB, got shape {tuple(image.shape)}; repeat grey three times")
+        return batch | {"image": image.float() / 255 if image.dtype == torch.uint8 else image}
+
+    def _ready(self, images: LabelledImages | None, stage: str) -> LabelledImages:
+        if images is None:
+            raise RuntimeError(f'{type(self).__name__} has not read these images yet: call setup("{stage}") first')
+        return images
+
+    def _evaluation_loader(self, images: LabelledImages, persistent: bool = False) -> DataLoader:
+        persistent = persistent and self.num_workers > 0
+        return EvaluationLoader(images, sampler=ShardSampler(images), persistent_workers=persistent, **self._options())
+
+    def _options(self) -> _LoaderOptions:
+        return {
+            "batch_size": self.batch_size,
+            "num_workers": self.num_workers,
+            "pin_memory": torch.cuda.is_available(),
+            "collate_fn": _as_it_is,
+            # a loader draws a number for its workers each time it is iterated: not from the global generator
+            "generator": torch.Generator().manual_seed(self.seed),
+        }
+
+
+def stratified_split(
+    labels: NDArray[np.int64], fraction: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Hold out a part of every class.
+
+    Args:
+        labels: ``(N,)`` class of each row.
+        fraction: part to hold out, in [0, 1). Each class gives the nearest whole number, but at least one row if it has
+            two, and never all of them.
+        seed: decides which.
+
+    Returns:
+        Kept rows and held-out rows, both sorted; together they are 0 to N - 1.
+
+    Example:
+        >>> kept, held = stratified_split(np.array([0, 0, 1, 1, 1, 1]), 0.5, seed=0)
+        >>> len(held), sorted([*kept.tolist(), *held.tolist()])
+        (3, [0, 1, 2, 3, 4, 5])
+    """
+    keys = hash64(SPLIT, seed, np.arange(len(labels)))
+    order = np.lexsort((keys, labels))  # class by class, each in random order
+    held: list[NDArray[np.int64]] = []
+    start = 0
+    for size in np.unique(labels, return_counts=True)[1].tolist():
+        count = min(max(1, round(fraction * size)), size - 1) if fraction else 0
+        held.append(order[start : start + count])
+        start += size
+    chosen = np.zeros(len(labels), bool)
+    chosen[np.concatenate(held) if held else []] = True
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch

@@ -1,0 +1,9 @@
+"""Writers of small, learnable data sets in the real on-disk formats: for recipes, tests and first steps.
+
+The same arguments write the same files.
+"""
+
+from datamodules.demo.cifar import write_cifar as write_cifar
+from datamodules.demo.imagenet import write_imagenet as write_imagenet
+
+__all__ = ["write_cifar", "write_imagenet"]

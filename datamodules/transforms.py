@@ -1,0 +1,154 @@
+"""Random and fixed changes to pictures; what is random is decided by numbers that are passed in.
+
+The numbers come from ``datamodules.draws.uniforms`` with the key (seed, epoch, index of the picture), so a picture
+looks the same in an epoch whatever the batch, the worker, the rank and the history of the run.
+"""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.functional import center_crop, resize
+
+CROP_TRIES = 10
+CROP_DRAWS = 2 * CROP_TRIES + 2  # numbers that random_resized_crop_box takes
+
+
+def pad_crop(images: Tensor, top: Tensor, left: Tensor, padding: int = 4) -> Tensor:
+    """Pad every image with zeros and cut out a window of its own size, each at a place of its own.
+
+    Args:
+        images: ``(B, C, H, W)`` of any dtype.
+        top: ``(B,)`` int64, first row of the window, 0 to ``2 * padding``; ``padding`` gives the image back.
+        left: ``(B,)`` int64, first column, likewise.
+        padding: zeros on each side.
+
+    Returns:
+        ``(B, C, H, W)`` of the same dtype.
+
+    Example:
+        >>> pad_crop(torch.tensor([[[[1, 2], [3, 4]]]]), torch.tensor([2]), torch.tensor([1]), padding=1)
+        tensor([[[[3, 4], [0, 0]]]])
+    """
+    height, width = images.shape[-2:]
+    padded = F.pad(images, (padding, padding, padding, padding))
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view: (B, C, 2p + 1, 2p + 1, H, W)
+    return windows[torch.arange(len(images)), :, top, left]
+
+
+def horizontal_flip(images: Tensor, chosen: Tensor) -> Tensor:
+    """Mirror those images of a batch that are chosen.
+
+    Args:
+        images: ``(B, C, H, W)`` of any dtype.
+        chosen: ``(B,)`` bool.
+
+    Returns:
+        ``(B, C, H, W)`` of the same dtype.
+
+    Example:
+        >>> horizontal_flip(torch.tensor([[[[1, 2]]], [[[1, 2]]]]), torch.tensor([True, False])).flatten().tolist()
+        [2, 1, 1, 2]
+    """
+    return torch.where(chosen[:, None, None, None], images.flip(-1), images)
+
+
+def crop_and_flip(images: Tensor, draws: NDArray[np.float64], padding: int = 4, flip: bool = True) -> Tensor:
+    """Give each image of a batch its own padded crop and, with probability 1/2, mirror it.
+
+    Args:
+        images: ``(B, C, H, W)`` of any dtype.
+        draws: ``(B, 3)`` in [0, 1): top, left, flip.
+        padding: zeros on each side.
+        flip: ``False`` for what reads differently in a mirror, such as digits.
+
+    Returns:
+        ``(B, C, H, W)`` of the same dtype.
+    """
+    corner = torch.from_numpy((draws[:, :2] * (2 * padding + 1)).astype(np.int64))
+    images = pad_crop(images, corner[:, 0], corner[:, 1], padding)
+    return horizontal_flip(images, torch.from_numpy(draws[:, 2] < 0.5)) if flip else images
+
+
+def random_resized_crop_box(
+    width: int,
+    height: int,
+    draws: NDArray[np.float64],
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> tuple[int, int, int, int]:
+    """Choose the window of torchvision's ``RandomResizedCrop``, from given numbers instead of a generator.
+
+    Args:
+        width: of the picture, in pixels.
+        height: of the picture, in pixels.
+        draws: ``(CROP_DRAWS,)`` in [0, 1): area and shape of up to ten tries, then the corner.
+        scale: smallest and largest area, as a fraction of the picture's.
+        ratio: smallest and largest width over height.
+
+    Returns:
+        left, top, right, bottom in whole pixels, inside the picture.
+
+    Source:
+        Inception's augmentation (arXiv 1409.4842, section 6) as in torchvision, including its central fallback for
+        pictures so long that ten tries find no window.
+
+    Example:
+        >>> random_resized_crop_box(100, 100, np.full(CROP_DRAWS, 0.5))
+        (14, 14, 87, 87)
+    """
+    for area_draw, shape_draw in draws[: 2 * CROP_TRIES].reshape(CROP_TRIES, 2).tolist():
+        area = width * height * (scale[0] + area_draw * (scale[1] - scale[0]))
+        shape = math.exp(math.log(ratio[0]) + shape_draw * (math.log(ratio[1]) - math.log(ratio[0])))
+        w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(draws[-2] * (width - w + 1)), int(draws[-1] * (height - h + 1))
+            return left, top, left + w, top + h
+    w = min(width, max(1, round(height * ratio[1])))
+    h = min(height, max(1, round(width / ratio[0])))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def random_resized_crop(image: Image.Image, draws: NDArray[np.float64], size: int = 224) -> Image.Image:
+    """Cut out a random window, bring it to a square and, with probability 1/2, mirror it.
+
+    Args:
+        image: RGB.
+        draws: ``(CROP_DRAWS + 1,)`` in [0, 1): the window, then the flip.
+        size: side of the square, in pixels.
+
+    Returns:
+        RGB, ``size`` x ``size``; bilinear with antialiasing.
+    """
+    window = image.crop(random_resized_crop_box(*image.size, draws[:CROP_DRAWS]))
+    window = window.resize((size, size), Image.Resampling.BILINEAR)
+    return window.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if draws[CROP_DRAWS] < 0.5 else window
+
+
+def resize_and_center_crop(image: Image.Image, resize_size: int = 256, size: int = 224) -> Image.Image:
+    """Bring the short side to ``resize_size`` and cut out the middle: the usual view for evaluation.
+
+    Args:
+        image: RGB.
+        resize_size: length of the short side, in pixels.
+        size: side of the square, in pixels, at most ``resize_size``.
+
+    Returns:
+        RGB, ``size`` x ``size``; bilinear with antialiasing, as torchvision's ``Resize`` and ``CenterCrop``.
+    """
+    return center_crop(resize(image, [resize_size]), [size, size])
+
+
+def to_uint8(image: Image.Image) -> Tensor:
+    """Turn an RGB picture into a ``(3, H, W)`` uint8 tensor.
+
+    Example:
+        >>> to_uint8(Image.new("RGB", (2, 1), (9, 8, 7))).tolist()
+        [[[9, 9]], [[8, 8]], [[7, 7]]]
+    """
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()

@@ -1,0 +1,68 @@
+"""Reading picture files: any common kind of file in, 8-bit RGB out, one error for what cannot be read."""
+
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
+
+
+class BadImageError(ValueError):
+    """A picture file that cannot be read; the message names it."""
+
+
+def read_rgb(path: str | os.PathLike[str]) -> Image.Image:
+    """Read a picture file as 8-bit RGB, see :func:`to_rgb`.
+
+    The rotation noted in EXIF is ignored, as in torchvision.
+
+    Args:
+        path: the file.
+
+    Returns:
+        A loaded picture of mode ``RGB``.
+
+    Raises:
+        BadImageError: the file is missing, no picture, cut off, far too large, or holds floating point values.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()  # a file that is cut off is noticed here
+            return to_rgb(image)
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError) as error:
+        raise BadImageError(f"cannot read the image {os.fspath(path)!r}: {error}") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A loaded picture of any common mode as 8-bit RGB.
+
+    Grey, palette, RGBA and CMYK become RGB; alpha is dropped and 16-bit grey is divided by 257 (Pillow's own conversion
+    would cut everything above 255 to white).
+
+    Raises:
+        ValueError: floating point pixels.
+
+    Example:
+        >>> to_rgb(Image.new("CMYK", (1, 1), (0, 255, 255, 0))).getpixel((0, 0))
+        (255, 0, 0)
+    """
+    if image.mode.startswith("I"):  # 16-bit grey; older Pillow calls it "I" when it comes from a PNG
+        return Image.fromarray(np.rint(np.asarray(image) / 257).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("floating point pixels have no agreed range")
+    if "transparency" in image.info:  # Pillow warns about palettes that are converted in one step
+        return image.convert("RGBA").convert("RGB")
+    return image.convert("RGB")
+
+
+def list_images(folder: Path) -> list[str]:
+    """Names of the picture files directly inside a folder, sorted; endings in any case.
+
+    Hidden files are left out: copying from some systems leaves a ``._name.jpg`` beside each picture.
+    """
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.name.lower().endswith(SUFFIXES) and entry.name[0] != "."]
+    return sorted(names)
