@@ -173,13 +173,13 @@ class HRankPruning(FilterPruning):
         assert self.scores is not None
         report, scores = RunReport.of(trainer), {conv: score.numpy() for conv, score in self.scores.items()}
         report.figure(trainer, "prune/rank_histograms", rank_histograms_figure(scores, plan.keep))
-        spread = {conv: rank_spread(means) for conv, means in self.batch_means.items()}
+        spread = {conv: rank_spread(means) for conv, means in self.batch_means.items() if len(means) > 1}
         columns = ["conv", "mean_rank", "lowest", "highest", "std_between_batches", "std_between_filters"]
         rows = [[c, s.mean(), s.min(), s.max(), *spread.get(c, ("", ""))] for c, s in scores.items()]
         report.table(trainer, "prune/ranks", columns, rows)
         if trainer.is_global_zero:
             save_rank_scores(Path(trainer.default_root_dir, "rank_scores.npz"), self.scores)
-        if self.batch_means:
+        if spread:  # from a file, or from a single batch, there is nothing to compare
             report.figure(trainer, "prune/rank_stability", rank_stability_figure(self.batch_means))
             between = np.array(list(spread.values())).mean(0)
             self.results["prune/rank_std_between_batches"] = float(between[0])

@@ -63,7 +63,7 @@ def rank_stability_figure(batch_means: dict[str, np.ndarray]) -> Figure:
     Source:
         HRank, section 3.2 and its figure of ranks against batches.
     """
-    shown = _spread([conv for conv, means in batch_means.items() if len(means) > 1] or list(batch_means), 8)
+    shown = _spread(list(batch_means), 8)
     columns = min(4, len(shown))
     rows = -(-len(shown) // columns)
     figure = _figure(width=2.8 * columns, height=2.2 * rows)

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from lit_methods.backbones import build_backbone
+from lit_methods.backbones import PrunePlan, build_backbone, prune_model
 from lit_methods.backbones.weights import load_weights, read_weights
 from lit_methods.contract import Described, ExportGraph
 from lit_methods.functional.drawing import caption
@@ -58,6 +58,7 @@ class ImageClassifier(Described, LightningModule):
         class_names: one name per class, for people.
         base_checkpoint: trained weights to start from: a checkpoint, ``.safetensors``, ``.npz`` or state dict on disk,
             or a torchvision entry such as ``"ResNet50_Weights.IMAGENET1K_V1"`` (the only case that may download).
+            Weights of the full network are cut to what ``plan`` keeps; a pruned checkpoint brings its own plan.
         label_smoothing: of the cross entropy, in [0, 1).
         lr: learning rate at the start of the schedule.
         finetune_lr: learning rate of a pruned network (one with a plan); ``None`` is ``lr`` again.
@@ -124,9 +125,15 @@ class ImageClassifier(Described, LightningModule):
 
     def _start_from(self, source: str) -> None:
         tensors, plan = read_weights(source)
-        if plan is not None and self.hparams["plan"] is None:
+        wanted = self.hparams["plan"]
+        if plan is not None and wanted is None:  # a checkpoint of a pruned network brings its shape
             self.set_plan(plan)
+        if plan is None and wanted is not None:  # weights of the full network: keep what the plan keeps
+            self.set_plan(None)
         load_weights(self.model, tensors, f"base_checkpoint={source!r}")
+        if plan is None and wanted is not None:
+            self.model = prune_model(self.model, PrunePlan.from_dict(wanted))
+            self.hparams["plan"] = wanted
 
     def setup(self, stage: str) -> None:
         """Refuse data with more classes than the network has, before anything runs."""
@@ -248,6 +255,11 @@ class ImageClassifier(Described, LightningModule):
             network = build_backbone(self.hparams["backbone"], self.hparams["num_classes"], plan)
         self.model = network.to(self.device)
         self.hparams["plan"] = plan
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A checkpoint holds its weights: the file that they once started from may be gone when it is loaded."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["hyper_parameters"]["base_checkpoint"] = None
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the checkpoint's shape and schedule start before its weights arrive."""

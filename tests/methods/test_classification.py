@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
 from lit_methods import HRank, ImageClassifier, Predictor
-from lit_methods.backbones import PrunePlan, build_backbone
+from lit_methods.backbones import PrunePlan, apply_masks, build_backbone
 from lit_methods.backbones.weights import load_weights, read_weights
 from lit_methods.classification import lr_factor
 from lit_methods.contract import Exports, Predicts
@@ -148,6 +148,23 @@ class TestWeights:
         module = HRank("resnet20", num_classes=4, base_checkpoint=str(tmp_path / "pruned.ckpt"))
         assert module.hparams["plan"] == PLAN
         assert_close(module.model.state_dict(), pruned.model.state_dict(), rtol=0, atol=0)
+
+    def test_weights_of_the_full_network_are_cut_to_the_plan(self, trained, tmp_path):
+        torch.save(trained.state_dict(), tmp_path / "r20.pth")
+        module = HRank("resnet20", plan=PLAN, base_checkpoint=str(tmp_path / "r20.pth")).eval()
+        assert_close(module.model.conv1.weight, trained.conv1.weight[[0, 3, 9]], rtol=0, atol=0)
+        apply_masks(trained, PrunePlan.from_dict(PLAN))
+        images = torch.rand(2, 3, 32, 32)
+        assert_close(module(images), trained.eval()(images), rtol=1e-4, atol=1e-5)
+
+    def test_checkpoints_do_not_need_the_file_they_started_from(self, trained, tmp_path, make_trainer, loader):
+        torch.save(trained.state_dict(), tmp_path / "r20.pth")
+        module = HRank("resnet20", base_checkpoint=str(tmp_path / "r20.pth"))
+        trainer = make_trainer(max_epochs=1, limit_train_batches=1)
+        trainer.fit(module, loader)
+        trainer.save_checkpoint(tmp_path / "tuned.ckpt")
+        (tmp_path / "r20.pth").unlink()
+        HRank.load_from_checkpoint(tmp_path / "tuned.ckpt", weights_only=True)
 
     def test_another_network_is_refused_with_a_table(self, trained, tmp_path):
         torch.save(trained.state_dict(), tmp_path / "r20.pth")

@@ -1,0 +1,119 @@
+"""GoogLeNet for 32x32 images, as HRank prunes it."""
+
+from collections import OrderedDict
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lit_methods.backbones.plan import PrunePlan, PrunePoint
+from lit_methods.backbones.wiring import Channels, Wiring
+
+_STEM = 192
+_STAGES = {  # 1x1 | 3x3: reduce, out | 5x5: reduce, out | pool
+    "a3": (64, 96, 128, 16, 32, 32),
+    "b3": (128, 128, 192, 32, 96, 64),
+    "a4": (192, 96, 208, 16, 48, 64),
+    "b4": (160, 112, 224, 24, 64, 64),
+    "c4": (128, 128, 256, 24, 64, 64),
+    "d4": (112, 144, 288, 32, 64, 64),
+    "e4": (256, 160, 320, 32, 128, 128),
+    "a5": (256, 160, 320, 32, 128, 128),
+    "b5": (384, 192, 384, 48, 128, 128),
+}
+_POOLED = {"b3": "maxpool1", "e4": "maxpool2"}  # the pool that follows the stage
+
+
+class Inception(nn.Module):
+    """Four branches side by side, their maps one after the other; the 5x5 branch is two 3x3 convolutions.
+
+    ``channels`` is what comes out.
+    """
+
+    n1x1: nn.Sequential
+    n3x3: nn.Sequential
+    n5x5: nn.Sequential
+    pool_planes: nn.Sequential
+
+    def __init__(self, wiring: Wiring, name: str, widths: tuple[int, ...], source: Channels) -> None:
+        super().__init__()
+        n1x1, reduce3, n3x3, reduce5, n5x5, pool = widths
+        branches = {
+            "n1x1": ((n1x1, 1),),
+            "n3x3": ((reduce3, 1), (n3x3, 3)),
+            "n5x5": ((reduce5, 1), (n5x5, 3), (n5x5, 3)),
+            "pool_planes": ((pool, 1),),
+        }
+        outputs = []
+        for branch, convs in branches.items():
+            layers: OrderedDict[str, nn.Module] = OrderedDict()
+            if branch == "pool_planes":
+                layers["pool"] = nn.MaxPool2d(3, stride=1, padding=1)
+            stream = source
+            for i, (width, kernel) in enumerate(convs, start=1):
+                layers[f"conv{i}"], stream = wiring.conv(f"{name}.{branch}.conv{i}", stream, width, kernel)
+                layers[f"bn{i}"] = wiring.norm(f"{name}.{branch}.bn{i}", stream)
+                layers[f"relu{i}"] = nn.ReLU(inplace=True)
+            self.add_module(branch, nn.Sequential(layers))
+            outputs.append(stream)
+        self.channels = outputs[0] + outputs[1] + outputs[2] + outputs[3]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, source, H, W) to (N, channels, H, W)."""
+        return torch.cat([self.n1x1(x), self.n3x3(x), self.n5x5(x), self.pool_planes(x)], 1)
+
+
+class GoogLeNet(nn.Module):
+    """A stem of 192 channels and nine inception stages, with max-pools after b3 and e4.
+
+    Args:
+        num_classes: outputs.
+        plan: what pruning left, ``None`` for all.
+    """
+
+    def __init__(self, num_classes: int = 10, plan: PrunePlan | None = None) -> None:
+        super().__init__()
+        wiring = Wiring(plan)
+        self.conv1, stream = wiring.conv("conv1", Channels(3), _STEM, 3)
+        self.bn1 = wiring.norm("bn1", stream)
+        self.relu = nn.ReLU(inplace=True)
+        self.stages = nn.Sequential()
+        for name in _STAGES:
+            stage = Inception(wiring, f"stages.{name}", _STAGES[name], stream)
+            self.stages.add_module(name, stage)
+            stream = stage.channels
+            if name in _POOLED:
+                self.stages.add_module(_POOLED[name], nn.MaxPool2d(3, stride=2, padding=1))
+        self.fc = wiring.linear("fc", stream, num_classes)
+        self.kept_channels = wiring.finish()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, H, W) to logits (N, num_classes)."""
+        x = self.stages(self.relu(self.bn1(self.conv1(x))))
+        return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+def googlenet_cifar(num_classes: int = 10, plan: PrunePlan | None = None) -> GoogLeNet:
+    """GoogLeNet for CIFAR (HRank, table 2)."""
+    return GoogLeNet(num_classes, plan)
+
+
+def prune_points() -> list[PrunePoint]:
+    """Stem, then per stage its four branches by their place in the concatenation, pooled where a pool follows.
+
+    The 1x1 reductions are never pruned. The inner 3x3 of the 5x5 branch goes by the scores of the outer one.
+    """
+    points = [PrunePoint("conv1", "1", "relu", (0, _STEM))]
+    for number, (name, (n1x1, _, n3x3, _, n5x5, pool)) in enumerate(_STAGES.items(), start=2):
+        module, start = f"stages.{_POOLED.get(name, name)}", 0
+        for branch, width, convs in (
+            ("n1x1", n1x1, (1,)),
+            ("n3x3", n3x3, (2,)),
+            ("n5x5", n5x5, (2, 3)),
+            ("pool_planes", pool, (1,)),
+        ):
+            for i in convs:
+                place = (start, start + width)
+                points.append(PrunePoint(f"stages.{name}.{branch}.conv{i}", f"{number}_{branch}", module, place))
+            start += width
+    return points

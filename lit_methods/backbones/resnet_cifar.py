@@ -1,0 +1,107 @@
+"""ResNet-20, -56 and -110 for 32x32 images, with parameter-free shortcuts (He et al., section 4.2, option A)."""
+
+from functools import partial
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lit_methods.backbones.plan import PrunePlan, PrunePoint
+from lit_methods.backbones.wiring import Channels, ResidualSum, Spread, Wiring
+
+_WIDTHS = (16, 32, 64)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut that has no parameters.
+
+    At stride 2 the shortcut takes every second pixel and moves its channels to the middle of the wider stream.
+    ``channels`` is what the block puts out.
+    """
+
+    def __init__(self, wiring: Wiring, name: str, source: Channels, width: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.conv1, middle = wiring.conv(f"{name}.conv1", source, width, 3, stride=stride, bias=False)
+        self.bn1 = wiring.norm(f"{name}.bn1", middle)
+        self.relu1 = nn.ReLU(inplace=True)
+        self.conv2, branch = wiring.conv(f"{name}.conv2", middle, width, 3, bias=False)
+        self.bn2 = wiring.norm(f"{name}.bn2", branch)
+        shortcut = source.shifted((width - source.full) // 2, width)
+        self.channels = wiring.stream(shortcut | branch)
+        self.sum = ResidualSum(shortcut, branch, self.channels)
+        self.relu2 = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, source, H, W) to (N, channels, H / stride, W / stride)."""
+        branch = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
+        shortcut = x if self.stride == 1 else x[:, :, :: self.stride, :: self.stride]
+        return self.relu2(self.sum(shortcut, branch))
+
+
+class CifarResNet(nn.Module):
+    """A stem and three stages of 16, 32 and 64 channels, ``blocks`` blocks each: 6 * blocks + 2 layers.
+
+    Args:
+        blocks: basic blocks per stage.
+        num_classes: outputs.
+        plan: what pruning left, ``None`` for all.
+    """
+
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+
+    def __init__(self, blocks: int, num_classes: int = 10, plan: PrunePlan | None = None) -> None:
+        super().__init__()
+        wiring = Wiring(plan)
+        self.conv1, stem = wiring.conv("conv1", Channels(3), 16, 3, bias=False)
+        self.bn1 = wiring.norm("bn1", stem)
+        stream = wiring.stream(stem)
+        self.spread = Spread(stem, stream)
+        self.relu = nn.ReLU(inplace=True)
+        for stage, width in enumerate(_WIDTHS, start=1):
+            layer = nn.Sequential()
+            for i in range(blocks):
+                block = BasicBlock(wiring, f"layer{stage}.{i}", stream, width, 2 if stage > 1 and i == 0 else 1)
+                layer.append(block)
+                stream = block.channels
+            self.add_module(f"layer{stage}", layer)
+        self.fc = wiring.linear("fc", stream, num_classes)
+        self.kept_channels = wiring.finish()
+        for part in self.modules():
+            if isinstance(part, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(part.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, H, W) to logits (N, num_classes)."""
+        x = self.relu(self.spread(self.bn1(self.conv1(x))))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+def resnet20(num_classes: int = 10, plan: PrunePlan | None = None) -> CifarResNet:
+    """ResNet-20 for CIFAR."""
+    return CifarResNet(3, num_classes, plan)
+
+
+def resnet56(num_classes: int = 10, plan: PrunePlan | None = None) -> CifarResNet:
+    """ResNet-56 for CIFAR (HRank, table 3)."""
+    return CifarResNet(9, num_classes, plan)
+
+
+def resnet110(num_classes: int = 10, plan: PrunePlan | None = None) -> CifarResNet:
+    """ResNet-110 for CIFAR (HRank, table 3)."""
+    return CifarResNet(18, num_classes, plan)
+
+
+def prune_points(blocks: int) -> list[PrunePoint]:
+    """Stem, then both convolutions of each block; the second is scored behind the addition."""
+    points = [PrunePoint("conv1", "1", "relu", (0, 16))]
+    for stage, width in enumerate(_WIDTHS, start=1):
+        for name in (f"layer{stage}.{i}" for i in range(blocks)):
+            for k in (1, 2):
+                points.append(PrunePoint(f"{name}.conv{k}", str(len(points) + 1), f"{name}.relu{k}", (0, width)))
+    return points
+
+
+prune_points_20, prune_points_56, prune_points_110 = (partial(prune_points, blocks) for blocks in (3, 9, 18))

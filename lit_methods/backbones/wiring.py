@@ -1,0 +1,150 @@
+"""How networks are built thin: which channels of the full network are still there, and the layers between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lit_methods.functional.suggestions import nearest
+
+if TYPE_CHECKING:
+    from lit_methods.backbones.plan import PrunePlan
+
+
+@dataclass(frozen=True)
+class Channels:
+    """The surviving channels of a stream that is ``full`` channels wide; ``ids`` is ``None`` while all are there."""
+
+    full: int
+    ids: tuple[int, ...] | None = None
+
+    @classmethod
+    def of(cls, full: int, ids: Sequence[int]) -> Channels:
+        """A complete list of ids is the same as none."""
+        return cls(full, None if len(ids) == full else tuple(ids))
+
+    def __len__(self) -> int:
+        return self.full if self.ids is None else len(self.ids)
+
+    def listed(self) -> Sequence[int]:
+        """The ids, spelled out."""
+        return range(self.full) if self.ids is None else self.ids
+
+    def plain(self) -> list[int] | None:
+        """The form that ``kept_channels`` holds."""
+        return None if self.ids is None else list(self.ids)
+
+    def shifted(self, front: int, full: int) -> Channels:
+        """The same channels in a stream of width ``full``, ``front`` places further on."""
+        return Channels.of(full, [front + i for i in self.listed()])
+
+    def __or__(self, other: Channels) -> Channels:
+        assert self.full == other.full, "channels of two streams"
+        return Channels.of(self.full, sorted({*self.listed(), *other.listed()}))
+
+    def __add__(self, other: Channels) -> Channels:
+        ids = [*self.listed(), *(self.full + i for i in other.listed())]
+        return Channels.of(self.full + other.full, ids)
+
+    def whole(self) -> Channels:
+        """The stream with every channel in place."""
+        return Channels(self.full)
+
+
+class Wiring:
+    """Builds the layers of one network as a plan wants them and notes what survives, by the layer's full name.
+
+    A layer's constructor gets the name it will have inside the network; ``kept_channels`` then holds, per layer with
+    parameters, the surviving (output ids, input ids) in the numbering of the full network, ``None`` for all.
+
+    Raises:
+        ValueError: the plan's ids do not exist; from ``finish``: it names convolutions that do not exist.
+    """
+
+    def __init__(self, plan: PrunePlan | None) -> None:
+        self.keep = {} if plan is None else plan.keep
+        self.live = plan is None or plan.residual == "live"
+        self.kept_channels: dict[str, tuple[list[int] | None, list[int] | None]] = {}
+        self._convolutions: list[str] = []
+
+    def conv(self, name: str, source: Channels, out: int, kernel: int, **options: Any) -> tuple[nn.Conv2d, Channels]:
+        """The convolution ``name`` and the channels it puts out; padded to keep the size at stride 1."""
+        kept = Channels(out)
+        if name in self.keep:
+            ids = self.keep[name]
+            if ids[-1] >= out:
+                raise ValueError(
+                    f"plan keeps channel {ids[-1]} of {name!r}, which has {out} channels; ids run from 0 to {out - 1}"
+                )
+            kept = Channels.of(out, ids)
+        self._convolutions.append(name)
+        self.kept_channels[name] = (kept.plain(), source.plain())
+        return nn.Conv2d(len(source), len(kept), kernel, padding=kernel // 2, **options), kept
+
+    def norm(self, name: str, channels: Channels, dims: int = 2) -> nn.BatchNorm1d | nn.BatchNorm2d:
+        """The batch norm ``name`` over these channels."""
+        self.kept_channels[name] = (channels.plain(), channels.plain())
+        return (nn.BatchNorm2d if dims == 2 else nn.BatchNorm1d)(len(channels))
+
+    def linear(self, name: str, source: Channels, out: int) -> nn.Linear:
+        """The fully connected layer ``name``; its outputs are never pruned."""
+        self.kept_channels[name] = (None, source.plain())
+        return nn.Linear(len(source), out)
+
+    def stream(self, channels: Channels) -> Channels:
+        """What a residual stream carries whose other channels are zero: these ("live") or all ("scatter")."""
+        return channels if self.live else channels.whole()
+
+    def finish(self) -> dict[str, tuple[list[int] | None, list[int] | None]]:
+        """``kept_channels``, after checking that the plan named nothing else."""
+        for name in self.keep:
+            if name not in self._convolutions:
+                raise ValueError(
+                    f"plan keeps channels of {name!r}, but the network has no such convolution"
+                    f"{nearest(name, self._convolutions)}"
+                )
+        return self.kept_channels
+
+
+class Spread(nn.Module):
+    """Put channels at their places in a wider stream and leave zeros elsewhere; nothing to do costs nothing."""
+
+    index: Tensor | None
+
+    def __init__(self, source: Channels, target: Channels) -> None:
+        super().__init__()
+        place = {channel: i for i, channel in enumerate(target.listed())}
+        places = [place[channel] for channel in source.listed()]
+        first, self.width = places[0], len(target)
+        together = places == list(range(first, first + len(places)))
+        self.pad = (0, 0, 0, 0, first, self.width - first - len(places)) if together else None
+        self.register_buffer("index", None if together else torch.tensor(places), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, source, H, W) to (N, target, H, W)."""
+        if self.index is not None:
+            wide = x.new_zeros(x.shape[0], self.width, x.shape[2], x.shape[3])
+            return wide.index_copy(1, self.index, x)
+        return F.pad(x, self.pad) if self.pad and any(self.pad) else x
+
+
+class ResidualSum(nn.Module):
+    """Add shortcut and branch channel by channel, each channel id to its equal, into a stream that holds them all."""
+
+    def __init__(self, shortcut: Channels, branch: Channels, target: Channels) -> None:
+        super().__init__()
+        self.spread_shortcut = Spread(shortcut, target)
+        self.spread_branch = Spread(branch, target)
+
+    def forward(self, shortcut: Tensor, branch: Tensor) -> Tensor:
+        """(N, shortcut, H, W) + (N, branch, H, W) to (N, target, H, W)."""
+        if self.spread_shortcut.index is not None:
+            return self.spread_branch(branch).index_add(1, self.spread_shortcut.index, shortcut)
+        if self.spread_branch.index is not None:
+            return self.spread_shortcut(shortcut).index_add(1, self.spread_branch.index, branch)
+        return self.spread_shortcut(shortcut) + self.spread_branch(branch)

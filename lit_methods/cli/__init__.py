@@ -1,0 +1,46 @@
+"""What lies between a command and the Trainer; knows no method.
+
+This module, :mod:`.recipes` and :mod:`.usage` need the standard library alone, so that ``--list``, ``--help`` and a
+mistyped recipe are answered before torch is imported. Everything else is imported inside :func:`main`.
+"""
+
+import sys
+
+from lit_methods.cli.recipes import find_recipes, list_recipes, no_such_recipe
+from lit_methods.cli.usage import usage
+
+__all__ = ["main"]
+
+
+def main(entry: str, argv: list[str] | None = None) -> int:
+    """Run one entry: ``python -m lit_methods.<entry> [RECIPE] [--config F]... [dotted overrides]``.
+
+    Args:
+        entry: ``"fit"``, ``"validate"``, ``"test"`` or ``"predict"``.
+        argv: the words after the command; ``None`` takes ``sys.argv[1:]``, which stays as it is (ddp starts the other
+            processes from it).
+
+    Returns:
+        The exit code: 0; 1 for pictures that could not be read; 2 for a mistake in what the user gave, after one line
+        on stderr.
+
+    Raises:
+        Exception: what the method's own code raises once it is running, with its traceback (Python's exit code 1).
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or "--list" in argv:
+        print(list_recipes())
+        return 0
+    if "-h" in argv or "--help" in argv:
+        print(usage(entry))
+        return 0
+    if not argv[0].startswith("-"):
+        recipes = find_recipes()
+        if argv[0] not in recipes:
+            print(f"error: {no_such_recipe(argv[0], recipes)}", file=sys.stderr)
+            return 2
+        argv[:1] = ["--config", str(recipes[argv[0]])]
+
+    from lit_methods.cli.runtime import run
+
+    return run(entry, argv)

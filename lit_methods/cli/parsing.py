@@ -1,0 +1,238 @@
+"""LightningCLI without subcommands: one parser for recipe, data, method and Trainer, and what is built from it.
+
+With subcommands the hyperparameters in a checkpoint silently beat the command line, and four parsers are built.
+"""
+
+import sys
+from importlib import import_module
+from typing import Any, Literal, NoReturn
+
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
+
+from callbacks.learning_rate import LearningRateOnResume
+from lit_methods.cli.checkpoints import RunCheckpoint, read_checkpoint
+from lit_methods.cli.errors import PACKAGES, explain, find_class, signature
+from lit_methods.cli.given import Given, collect, last
+from lit_methods.cli.loggers import make_loggers
+from lit_methods.cli.run_directory import place, recipe_name
+from lit_methods.contract import checkpoint_class
+
+LINKED = ("num_classes", "mean", "std", "class_names", "input_size")  # what the data know and a module may take
+_NOT_SAVED = ("config", "run_dir", "ckpt_path", "input")  # config.yaml describes the run, not where it went
+
+
+class OneLineParser(LightningArgumentParser):
+    """A parser whose errors are one line on stderr and exit code 2."""
+
+    given: list[Given] = []  # of the command that is being parsed: jsonargparse builds the parser itself
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say what is wrong and leave."""
+        if not self.exit_on_error:  # an inner parser: another member of a Union may still fit
+            super().error(message, ex)
+        options = [action.dest for action in self._actions if action.dest != "help"]
+        print(f"error: {explain(message, self.given, options)}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+class Start(Callback):
+    """Notes that the first batch is due, and writes ``config.yaml`` then: a run that never began leaves nothing."""
+
+    def __init__(self, cli: "RunCLI") -> None:
+        self.cli = cli
+        self.began = False
+
+    def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self.began and trainer.is_global_zero:
+            self.cli.save_config()
+        self.began = True
+
+    on_sanity_check_start = on_train_start = _begin
+    on_validation_start = on_test_start = on_predict_start = _begin
+
+
+class RunCLI(LightningCLI):
+    """Everything that one command names, parsed on construction and built by :meth:`build`.
+
+    Args:
+        entry: ``"fit"``, ``"validate"``, ``"test"`` or ``"predict"``.
+        argv: the words after the command, the recipe's name replaced by ``--config FILE``.
+    """
+
+    def __init__(self, entry: str, argv: list[str]) -> None:
+        self.entry = entry
+        self.start = Start(self)
+        self.built = False
+        self._own: set[str] = set()  # options that the method declares itself
+        argv = ["--help" if word == "--help_all" else word for word in argv]
+        self.given = collect(argv)
+        self.recipe = recipe_name(self.given, argv)
+        _check_files(self.given)
+        self.loads = entry != "fit" and last(self.given, "ckpt_path") is not None  # the checkpoint decides the class
+        _import_short_names(self.given)
+        path = last(self.given, "model", "model.class_path")
+        self.module_class = find_class(str(path)) if path else None
+        self.checkpoint: RunCheckpoint | None = None
+        OneLineParser.given = self.given
+        super().__init__(
+            args=argv,
+            run=False,
+            parser_class=OneLineParser,
+            parser_kwargs={"prog": f"python -m lit_methods.{entry}", "allow_abbrev": False},
+            save_config_callback=None,  # Start does it, when the run begins
+            auto_configure_optimizers=False,  # else optimiser options would replace configure_optimizers
+            seed_everything_default=0,
+        )
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Trainer, method and data; the last two may be missing, as in ``predict --input`` with a checkpoint."""
+        parser.add_lightning_class_args(Trainer, "trainer")
+        parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True, required=not self.loads)
+        parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True, required=False)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The entries' own options, the method's own ones, and the links from data to method."""
+        parser.add_argument("--run_dir", type=str | None, default=None, help="where the run writes")
+        parser.add_argument("--ckpt_path", type=str | None, default=None, help="a checkpoint, or 'last'")
+        parser.add_argument("--logger", type=Literal["csv", "wandb"], default="csv", help="what to log to besides CSV")
+        parser.add_argument("--recipe", type=str | None, default=None, help="under which name the run is kept")
+        parser.add_argument("--description", type=str | None, default=None, help="the recipe's line in --list")
+        parser.add_argument("--paper", type=dict[str, Any] | None, default=None, help="published figures, for card.md")
+        if self.entry == "predict":
+            parser.add_argument("--input", type=str, nargs="+", default=None, help="pictures and folders")
+        parser.add_class_arguments(RunCheckpoint, "checkpoint")
+        if self.module_class is None:
+            return
+        before = {action.dest for action in parser._actions}
+        if hasattr(self.module_class, "add_cli_arguments"):
+            self.module_class.add_cli_arguments(parser, self.entry)
+        self._own = {action.dest for action in parser._actions} - before
+        if not self.loads and last(self.given, "data", "data.class_path"):
+            self._link_data_to_method(parser, self.module_class)
+
+    def _link_data_to_method(self, parser: LightningArgumentParser, module_class: type) -> None:
+        takes = signature(module_class)
+        explicit = {pair.plain_key for pair in self.given}
+        for name in LINKED:
+            if name in takes and f"model.{name}" not in explicit:
+                # applied after the data are built, so a datamodule knows its classes in __init__
+                parser.link_arguments(
+                    "data", f"model.init_args.{name}", compute_fn=_reader(name, takes[name]), apply_on="instantiate"
+                )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, without the parent's warning that ``sys.argv`` is left alone (ddp reads it again)."""
+        self.config = parser.parse_args(args)
+        self.config["recipe"] = self.recipe
+
+    def instantiate_classes(self) -> None:
+        """Only place the run: the building waits for :meth:`build`, when other processes can be told where."""
+        self.directory = place(self.entry, self.config.run_dir, self.config.ckpt_path, self.recipe)
+
+    def build(self) -> None:
+        """Build data, method and Trainer.
+
+        Raises:
+            ValueError: an argument is out of range, or the checkpoint's class is not known.
+        """
+        config = self.config.clone()
+        if self.loads:
+            config.pop("model")
+        if self.loads and config.get("input"):
+            config.pop("data")
+        self.config_init = self.parser.instantiate(config)
+        self.datamodule = self.config_init.get("data")
+        self.model = self._load_model() if self.loads else self.config_init.get("model")
+        self.trainer = self.instantiate_trainer()
+        self.built = True
+
+    def _load_model(self) -> LightningModule:
+        """The method as its checkpoint has it; arguments given on the command line win."""
+        path = self.directory.ckpt_path
+        assert path is not None
+        checkpoint = read_checkpoint(path)
+        written_by = str(checkpoint.get("lit_methods", {}).get("class", ""))
+        if written_by.startswith("lit_methods.") or self.module_class is None:
+            module_class = checkpoint_class(checkpoint)  # never imports from outside this package
+        else:
+            module_class = self.module_class
+        takes = signature(module_class)
+        said = [pair.plain_key.split(".") for pair in self.given if pair.file is None]
+        names = {keys[1] for keys in said if keys[0] == "model" and len(keys) > 1 and keys[1] in takes}
+        given = self.config.model.get("init_args", {}) if self.config.get("model") else {}
+        explicit = {name: given[name] for name in names if name in given}
+        return module_class.load_from_checkpoint(path, map_location="cpu", weights_only=True, **explicit)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The Trainer with what every run has: its directory, its loggers and its callbacks."""
+        config = {**self.config_init.trainer, **kwargs}
+        given = config.get("logger")
+        loggers = given if isinstance(given, list) else [given] if isinstance(given, Logger) else []
+        config["default_root_dir"] = str(self.directory.path)
+        config["logger"] = [*make_loggers(self.config.logger, self.directory), *loggers]
+        callbacks = config.get("callbacks") or []
+        callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks]
+        added = [_report(), LearningRateOnResume(), self.start]
+        callbacks += [new for new in added if not any(type(new) is type(old) for old in callbacks)]
+        if self.entry != "fit":
+            config["enable_checkpointing"] = False
+        elif config.get("enable_checkpointing") is not False:
+            self.checkpoint = self.config_init.checkpoint
+            self.checkpoint.dirpath = str(self.directory.path / "checkpoints")
+            callbacks.append(self.checkpoint)
+        terminal = sys.stdout.isatty()
+        if config.get("enable_progress_bar") is None and not any(isinstance(c, ProgressBar) for c in callbacks):
+            config["enable_progress_bar"] = terminal
+        if config.get("enable_model_summary") is None:
+            config["enable_model_summary"] = terminal
+        return Trainer(**config | {"callbacks": callbacks})
+
+    def module_options(self) -> dict[str, Any]:
+        """What the user gave for the options that the method itself declares in ``add_cli_arguments``."""
+        return {name: self.config[name] for name in self._own}
+
+    def save_config(self) -> None:
+        """Write ``config.yaml``, from which ``fit --config`` runs the same again."""
+        path = self.directory.path / "config.yaml"
+        if self.directory.in_place and self.entry != "fit" and path.exists():
+            return  # an evaluation in the directory of its run
+        config = self.config.clone()
+        for name in (*_NOT_SAVED, *self._own):
+            config.pop(name, None)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.parser.save(config, str(path), skip_unset=False, overwrite=True, multifile=False, skip_validation=True)
+
+
+def _check_files(given: list[Given]) -> None:
+    """What jsonargparse answers with an error about Python: files, and groups in them, that are no mappings."""
+    for pair in given:
+        if pair.key == "config" and pair.file:
+            raise ValueError(f"config={pair.value!r}: not a configuration: it holds no keys and values")
+        if pair.key in ("trainer", "checkpoint") and pair.file and pair.value is not None:
+            raise ValueError(f"{pair.key}={pair.value!r}: give the arguments below it, in {pair.file}")
+
+
+def _import_short_names(given: list[Given]) -> None:
+    """Import what short class names of this project stand for: jsonargparse finds only what is imported."""
+    for pair in given:
+        if isinstance(pair.value, str) and pair.value.isidentifier():
+            for package in PACKAGES:
+                if pair.value in getattr(import_module(package), "__all__", ()):
+                    getattr(import_module(package), pair.value)
+
+
+def _reader(name: str, default: Any) -> Any:
+    def read(data: Any) -> Any:
+        value = getattr(data, name, default)
+        return list(value) if isinstance(value, tuple) else value  # plain types alone load with weights_only
+
+    return read
+
+
+def _report() -> Callback:
+    from callbacks.report import RunReport  # draws with matplotlib: imported with the first run, not with the parser
+
+    return RunReport()

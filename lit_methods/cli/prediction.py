@@ -1,0 +1,144 @@
+"""``predict``: the user's pictures in, ``predictions.csv`` and drawn pictures out; one bad file stops nothing."""
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from PIL import Image
+
+from lit_methods.functional.pictures import read_rgb
+from lit_methods.inference import find_pictures, prepare_inputs
+
+_BATCH_SIZE = 32
+
+
+@dataclass
+class Outcome:
+    """What a prediction run did.
+
+    Args:
+        samples: rows of ``predictions.csv``.
+        unreadable: files that could not be read.
+    """
+
+    samples: int = 0
+    unreadable: list[Path] = field(default_factory=list)
+
+
+def predict(
+    trainer: Trainer,
+    module: LightningModule,
+    datamodule: LightningDataModule | None,
+    paths: Sequence[str] | None,
+    options: dict[str, Any],
+    run_dir: Path,
+) -> Outcome:
+    """Predict for the user's files, or for the datamodule's prediction split without any.
+
+    Args:
+        trainer: runs ``predict_step``, on one device.
+        module: a method; its own ``prepare_inputs`` is used where it has one, and its ``draw``.
+        datamodule: used without ``paths``.
+        paths: files and folders.
+        options: the method's own options, for its ``prepare_inputs``.
+        run_dir: where ``predictions.csv`` and ``pictures/`` are written.
+
+    Raises:
+        ValueError: more than one device, or no picture in ``paths``.
+        FileNotFoundError: a path does not exist.
+    """
+    if trainer.world_size > 1:
+        raise ValueError(f"trainer.devices: predict runs on one device, not on {trainer.world_size}")
+    outcome = Outcome()
+    if not paths:
+        if datamodule is None:
+            raise ValueError("input: missing; give --input PATH..., or a recipe with data")
+        results = _flat(trainer.predict(module, datamodule=datamodule))
+        _write_rows(run_dir / "predictions.csv", [""] * len(results), results)
+        outcome.samples = len(results)
+        return outcome
+    files, outcome.unreadable = _sift(find_pictures(paths))
+    own = getattr(module, "prepare_inputs", None)
+    batches: Iterable[Any]
+    if own is not None:
+        batches = own(files, **options)
+    else:
+        batches = prepare_inputs(files, input_size=module.hparams.get("input_size"), batch_size=_BATCH_SIZE)
+    results = _flat(trainer.predict(module, dataloaders=batches)) if files else []
+    paired = files if len(files) == len(results) else [Path("")] * len(results)  # e.g. one result per frame of a video
+    _write_rows(run_dir / "predictions.csv", [str(path) if path.name else "" for path in paired], results)
+    if paired is files and hasattr(module, "draw"):
+        _draw(module, files, results, run_dir / "pictures")
+    outcome.samples = len(results)
+    return outcome
+
+
+def _sift(files: list[Path]) -> tuple[list[Path], list[Path]]:
+    """Readable and unreadable files; each is decoded once here, so that no batch breaks later."""
+    readable, unreadable = [], []
+    for path in files:
+        try:
+            read_rgb(path)
+            readable.append(path)
+        except ValueError as ex:
+            print(f"error: {' '.join(str(ex).split())}", file=sys.stderr)
+            unreadable.append(path)
+    return readable, unreadable
+
+
+def _flat(batches: Any) -> list[dict[str, Any]]:
+    return [result for batch in batches or [] for result in batch]
+
+
+def columns(result: dict[str, Any]) -> dict[str, Any]:
+    """One result as CSV cells: a list becomes numbered columns, entry by entry, so that what belongs together stands
+    side by side.
+
+    Example:
+        >>> columns({"labels": [3, 1], "names": ["cat", "dog"], "scores": [0.9, 0.1], "size": 2})
+        {'label_1': 3, 'name_1': 'cat', 'score_1': 0.9, 'label_2': 1, 'name_2': 'dog', 'score_2': 0.1, 'size': 2}
+    """
+    values = {key: value.tolist() if hasattr(value, "tolist") else value for key, value in result.items()}
+    lists = {key: value for key, value in values.items() if isinstance(value, list | tuple)}
+    cells: dict[str, Any] = {}
+    for index in range(max(map(len, lists.values()), default=0)):
+        for key, value in lists.items():
+            if index < len(value):
+                cells[f"{_singular(key)}_{index + 1}"] = _cell(value[index])
+    return cells | {key: _cell(value) for key, value in values.items() if key not in lists}
+
+
+def _singular(key: str) -> str:
+    return key[:-2] if key.endswith("xes") else key[:-1] if key.endswith("s") else key
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, list | tuple | dict) else value
+
+
+def _write_rows(path: Path, files: list[str], results: list[dict[str, Any]]) -> None:
+    rows = [{"file": file} | columns(result) for file, result in zip(files, results, strict=True)]
+    names = list(dict.fromkeys(name for row in rows for name in row)) or ["file"]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _draw(module: LightningModule, files: list[Path], results: list[dict[str, Any]], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    taken: set[str] = set()
+    for path, result in zip(files, results, strict=True):
+        name, number = path.stem, 1
+        while name.lower() in taken:  # two folders may hold files of the same name
+            number += 1
+            name = f"{path.stem}-{number}"
+        taken.add(name.lower())
+        image = np.asarray(read_rgb(path))
+        Image.fromarray(module.draw(image, result)).save(folder / f"{name}.png")  # type: ignore[operator]

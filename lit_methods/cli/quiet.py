@@ -1,0 +1,36 @@
+"""What Lightning says that nobody can act on."""
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_FILTERED = (
+    r"Checkpoint directory .* exists and is not empty",  # a run that goes on in place means to
+    r".*does not have many workers",  # the recipes choose their workers
+    r".*GPU available but not used",  # the recipe or the user chose the CPU
+    r".*LeafSpec",  # Lightning's own use of a deprecated name of torch
+    r".*treespec, LeafSpec",
+    r".*is an instance of `nn\.Module` and is already saved during checkpointing",  # classifier objects given in code
+    r"(.|\n)*was deprecated in v4\.49\.0",  # Lightning's own use of older names of jsonargparse
+    r"Discarding init_args:",  # another class on the command line than in the recipe: that was the wish
+)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Filter the warnings above; without a terminal, Lightning's notices (devices, tips, seed) too."""
+    names = () if sys.stderr.isatty() else ("lightning.pytorch", "lightning.fabric", "lightning")
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for pattern in _FILTERED:
+                warnings.filterwarnings("ignore", pattern)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,157 @@
+"""Where a run writes, and from which checkpoint it starts."""
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from lit_methods.cli.checkpoints import read_checkpoint, resumed_step
+from lit_methods.cli.given import Given, last
+
+ROOT = "runs"
+VARIABLE = "LIT_METHODS_RUN_DIR"  # tells the other processes of a ddp run what the first one decided
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Where a run writes and what it starts from.
+
+    Args:
+        path: absolute.
+        ckpt_path: the checkpoint to start from.
+        in_place: the run of that checkpoint goes on in its own directory.
+        keep_below: rows of an existing ``metrics.csv`` with a lower step stay; ``None`` keeps all.
+        log_from: the step under which an evaluation is logged, that of its checkpoint.
+    """
+
+    path: Path
+    ckpt_path: str | None = None
+    in_place: bool = False
+    keep_below: int | None = None
+    log_from: int = 0
+
+    def abandon(self) -> None:
+        """Remove the directory again if nothing was written: a run that never began leaves none."""
+        if is_first_process():
+            with suppress(OSError):  # not empty, or gone
+                self.path.rmdir()
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that writes."""
+    return getattr(rank_zero_only, "rank", 0) == 0  # read from the environment when lightning was imported
+
+
+def recipe_name(pairs: list[Given], argv: list[str]) -> str:
+    """Under which name runs of this command are kept: ``recipe`` of a saved configuration, else the first file's stem.
+
+    Example:
+        >>> recipe_name([], ["--config", "recipes/hrank.yaml", "--config", "mine.yaml"])
+        'hrank'
+    """
+    if name := last(pairs, "recipe"):
+        return str(name)
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        if word == "--config" or word.startswith("--config="):
+            return Path(word.partition("=")[2] or following).stem
+    return "run"
+
+
+def place(entry: str, run_dir: str | None, ckpt_path: str | None, recipe: str, root: str | Path = ROOT) -> RunDirectory:
+    """Decide where the run writes; the first process makes the directory.
+
+    Args:
+        entry: ``"fit"`` cuts ``metrics.csv`` where it goes on in place, the others only add to it.
+        run_dir: what the user named; ``None`` makes a new directory below ``root``.
+        ckpt_path: a file, ``"last"`` or ``None``.
+        recipe: the recipe's name.
+        root: where new directories are made and ``"last"`` is looked for.
+
+    Raises:
+        ValueError: the directory is not empty and not continued, ``"last"`` finds nothing, or the checkpoint is none.
+        FileNotFoundError: the checkpoint does not exist.
+    """
+    if ckpt_path == "last":
+        ckpt_path = str(newest_checkpoint(run_dir, recipe, root))
+    step = resumed_step(read_checkpoint(ckpt_path)) if ckpt_path else 0
+    log_from = 0 if entry == "fit" else step
+    if run_dir is None:
+        return RunDirectory(_fresh(recipe, Path(root)), ckpt_path, log_from=log_from)
+    path = Path(os.path.abspath(run_dir))
+    in_place = ckpt_path is not None and path.resolve() in Path(ckpt_path).resolve().parents
+    if is_first_process():
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"run_dir={run_dir!r} is a file")
+        if not in_place and path.is_dir() and any(path.iterdir()):
+            raise ValueError(
+                f"run_dir={run_dir!r} is not empty; name another, or go on with --ckpt_path last or a checkpoint in it"
+            )
+        path.mkdir(parents=True, exist_ok=True)
+    keep_below = step if in_place and entry == "fit" else None
+    return RunDirectory(path, ckpt_path, in_place, keep_below, log_from)
+
+
+def newest_checkpoint(run_dir: str | None, recipe: str, root: str | Path = ROOT) -> Path:
+    """The checkpoint written last: of ``run_dir``, else of all runs of this recipe below ``root``.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if run_dir is not None:
+        runs, where = [Path(run_dir)], f"run_dir={str(run_dir)!r}"
+    else:
+        runs, where = [p for p in Path(root).glob("*/") if _recipe_of(p) == recipe], f"the runs of {recipe} in {root}/"
+    found = [path for run in runs for path in run.glob("checkpoints/*.ckpt")]
+    if not found:
+        raise ValueError(f"ckpt_path='last': no checkpoint in {where}")
+    return max(found, key=lambda path: (path.stat().st_mtime_ns, path.name == "last.ckpt"))
+
+
+def _recipe_of(run: Path) -> str | None:
+    """The recipe that a run's ``config.yaml`` names; a line search, since there may be thousands of runs."""
+    with suppress(OSError):
+        if match := re.search(r"^recipe: *['\"]?(.*?)['\"]?$", (run / "config.yaml").read_text("utf-8"), re.MULTILINE):
+            return match[1]
+    return None
+
+
+def _fresh(recipe: str, root: Path) -> Path:
+    if not is_first_process():
+        if VARIABLE not in os.environ:
+            raise ValueError(f"run_dir: {_OUTSIDE}")
+        return Path(os.environ[VARIABLE])
+    if (
+        "LOCAL_RANK" not in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1
+    ) or "TORCHELASTIC_RUN_ID" in os.environ:
+        raise ValueError(f"run_dir: {_OUTSIDE}")
+    stem = f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
+    root.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:  # mkdir is atomic: of two runs that start in the same second, one goes on to the next number
+        path = Path(os.path.abspath(root / (stem if number == 1 else f"{stem}-{number}")))
+        try:
+            path.mkdir()
+            return path
+        except FileExistsError:
+            number += 1
+
+
+_OUTSIDE = "processes that torchrun or SLURM started cannot agree on a new directory: give --run_dir"
+
+
+@contextmanager
+def announced(directory: RunDirectory) -> Iterator[None]:
+    """Tell the processes that Lightning will start where the run writes; forget it afterwards."""
+    if not is_first_process():
+        yield
+        return
+    os.environ[VARIABLE] = str(directory.path)
+    try:
+        yield
+    finally:
+        os.environ.pop(VARIABLE, None)

@@ -1,0 +1,141 @@
+"""One run: parse, build, hand over to the Trainer, leave the results behind."""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.model_helpers import is_overridden
+
+from lit_methods.cli import card
+from lit_methods.cli.errors import blame, mismatch
+from lit_methods.cli.given import collect
+from lit_methods.cli.parsing import RunCLI
+from lit_methods.cli.quiet import quiet
+from lit_methods.cli.run_directory import announced
+
+# What a user's mistake looks like before the first batch. Afterwards the same types are faults of the code, with a
+# traceback; MisconfigurationException alone is always the user's (a monitored key that nobody logs shows late).
+_MISTAKES = (ValueError, OSError, MisconfigurationException)
+_MISTAKES_IN_CONSTRUCTORS = (*_MISTAKES, TypeError)  # Trainer(devices="x") raises one
+
+
+def run(entry: str, argv: list[str]) -> int:
+    """Run one entry; see :func:`lit_methods.cli.main`, which expands the recipe's name first.
+
+    ``LIT_METHODS_DEBUG=1`` in the environment shows the traceback of a mistake, too.
+    """
+    cli: RunCLI | None = None
+    try:
+        with quiet():
+            cli = RunCLI(entry, argv)
+            with announced(cli.directory):
+                cli.build()
+                return _ENTRIES[entry](cli)
+    except SystemExit as ex:  # --print_config, --model.help, and the parser's one line
+        if not isinstance(ex.code, int | None):
+            raise
+        return ex.code or 0
+    except (*_MISTAKES_IN_CONSTRUCTORS, RuntimeError) as ex:
+        line = _mistake(ex, cli, argv)
+        if line is None or os.environ.get("LIT_METHODS_DEBUG"):
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        return 2
+    finally:
+        if cli is not None:
+            cli.directory.abandon()  # removes it if it is empty
+
+
+def _mistake(error: Exception, cli: RunCLI | None, argv: list[str]) -> str | None:
+    """The line for a user's mistake; ``None`` for a fault that deserves its traceback."""
+    mistakes: tuple[type[Exception], ...] = _MISTAKES_IN_CONSTRUCTORS
+    if cli is not None and cli.built:
+        mistakes = (MisconfigurationException,) if cli.start.began else _MISTAKES
+    if isinstance(error, mistakes):
+        return blame(error, collect(argv))
+    if isinstance(error, RuntimeError) and cli is not None:
+        return mismatch(error, cli.directory.ckpt_path)
+    return None
+
+
+def _fit(cli: RunCLI) -> int:
+    started = time.monotonic()
+    trainer = cli.trainer
+    trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.directory.ckpt_path, weights_only=True)
+    metrics = card.numbers(trainer.callback_metrics)  # Lightning clears them before the test
+    tested = _can_test(cli) and not trainer.fast_dev_run  # type: ignore[attr-defined]
+    if tested:
+        best = cli.checkpoint.best_path() if cli.checkpoint else None
+        best = trainer.strategy.broadcast(best)
+        trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=best, verbose=False, weights_only=True)
+        metrics |= card.numbers(trainer.callback_metrics)
+    _leave(cli, metrics, started, "test" if tested else "val")
+    return 0
+
+
+def _can_test(cli: RunCLI) -> bool:
+    source = cli.datamodule or cli.model
+    return is_overridden("test_step", cli.model) and is_overridden("test_dataloader", source)
+
+
+def _evaluate(function: Callable[..., Any], stage: str) -> Callable[[RunCLI], int]:
+    def run_stage(cli: RunCLI) -> int:
+        started = time.monotonic()
+        function(cli.trainer, cli.model, datamodule=cli.datamodule, verbose=False)
+        _leave(cli, card.numbers(cli.trainer.callback_metrics), started, stage)
+        return 0
+
+    return run_stage
+
+
+def _predict(cli: RunCLI) -> int:
+    from lit_methods.cli.prediction import predict  # brings Pillow and torchvision
+
+    started = time.monotonic()
+    outcome = predict(
+        cli.trainer, cli.model, cli.datamodule, cli.config.get("input"), cli.module_options(), cli.directory.path
+    )
+    _leave(cli, {"predict/samples": outcome.samples, "predict/unreadable": len(outcome.unreadable)}, started, "predict")
+    return 1 if outcome.unreadable else 0
+
+
+_ENTRIES: dict[str, Callable[[RunCLI], int]] = {
+    "fit": _fit,
+    "validate": _evaluate(Trainer.validate, "val"),
+    "test": _evaluate(Trainer.test, "test"),
+    "predict": _predict,
+}
+
+
+def _leave(cli: RunCLI, metrics: dict[str, float], started: float, stage: str) -> None:
+    """Summary, card, closing table and, as the last line, the run's directory."""
+    if not cli.trainer.is_global_zero:
+        return
+    parts = [cli.model, cli.datamodule, *cli.trainer.callbacks]  # type: ignore[attr-defined]
+    summary = card.gather(metrics, parts)
+    summary |= {
+        "seed": card.plain(cli.config.seed_everything),
+        "duration_s": round(time.monotonic() - started, 1),
+        "versions": card.versions(),
+    }
+    path = cli.directory.path
+    summary = card.write_summary(path, summary, keep=cli.directory.in_place and cli.entry != "fit")
+    facts = {
+        "description": cli.config.get("description"),
+        "recipe": cli.recipe,
+        "command": cli.entry,
+        "method": _path_of(cli.model),
+        "data": _path_of(cli.datamodule),
+        "checkpoint": cli.directory.ckpt_path,
+    }
+    card.write_card(path, cli.recipe, facts, cli.config.get("paper") or {}, summary)
+    card.print_table(f"{cli.recipe}, {stage}", summary, stage)
+    print(path, flush=True)
+
+
+def _path_of(part: Any) -> str:
+    return "" if part is None else f"{type(part).__module__}.{type(part).__qualname__}"

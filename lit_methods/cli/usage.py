@@ -1,0 +1,39 @@
+"""The short help text of the entries; the standard library alone."""
+
+_WHAT = {
+    "fit": "train a method, then test its best checkpoint",
+    "validate": "evaluate on the validation split",
+    "test": "evaluate on the test split",
+    "predict": "answer for your own pictures, or for the recipe's prediction data",
+}
+
+_OPTIONS = """
+  --list                    the packaged recipes, one line each (also without any argument)
+  --config FILE             your own YAML beside or instead of a recipe; a later one wins
+  --run_dir DIR             where the run writes; without it a new directory below runs/ (printed as the last line)
+  --ckpt_path FILE|last     a checkpoint; 'last' is the newest one of this recipe, or of --run_dir
+  --logger csv|wandb        metrics.csv is always written; wandb adds Weights & Biases, offline where no key is set
+  --seed_everything N       0 unless given
+  --print_config            the whole configuration as YAML, and stop (=skip_default prints what differs)
+  --model.lr 0.1            any argument of the method, likewise --data.*, --trainer.* and --checkpoint.*
+  --trainer.callbacks+=X    one more callback; --trainer.callbacks.keep 0.5 then sets an argument of it
+  --model.help [CLASS]      the arguments of a class, likewise --data.help, --trainer.callbacks.help
+  --help_all                every option of the Trainer and the checkpoints"""
+
+_OF_ENTRY = {
+    "fit": """
+  --ckpt_path of a checkpoint inside --run_dir continues that run in place; elsewhere the directory must be empty.""",
+    "predict": """
+  --input PATH...           pictures and folders of pictures; writes predictions.csv and pictures/""",
+}
+
+
+def usage(entry: str) -> str:
+    """The text of ``--help``.
+
+    Example:
+        >>> print(usage("fit").splitlines()[0])
+        python -m lit_methods.fit [RECIPE] [--config FILE]... [options]: train a method, then test its best checkpoint
+    """
+    head = f"python -m lit_methods.{entry} [RECIPE] [--config FILE]... [options]: {_WHAT.get(entry, '')}"
+    return head + "\n" + _OPTIONS + _OF_ENTRY.get(entry, "")

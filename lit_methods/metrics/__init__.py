@@ -1,0 +1,5 @@
+"""Metrics as torchmetrics classes: they add up over batches and over processes."""
+
+from lit_methods.metrics.pruning import RankScore
+
+__all__ = ["RankScore"]

@@ -1,0 +1,50 @@
+"""The small parts of what a run leaves behind."""
+
+import json
+
+import torch
+
+from lit_methods.cli import card
+from lit_methods.cli.quiet import quiet
+
+
+class Part:
+    def summary(self):
+        return {"prune/macs": torch.tensor(12), "test/score": 0.5, "prune/layers": ["a", "b"]}
+
+
+def test_what_parts_add_wins_over_what_was_logged():
+    assert card.gather({"test/score": torch.tensor(0.25), "val/loss": float("nan")}, [Part(), object(), None]) == {
+        "test/score": 0.5, "val/loss": "nan", "prune/macs": 12, "prune/layers": ["a", "b"]
+    }  # fmt: skip
+
+
+def test_summary_is_strict_json(tmp_path):
+    card.write_summary(tmp_path, card.gather({"val/loss": float("inf")}, []))
+    json.loads((tmp_path / "summary.json").read_text(), parse_constant=lambda name: 1 / 0)
+
+
+def test_a_figure_that_the_run_lacks_keeps_its_row(tmp_path):
+    card.write_card(tmp_path, "hrank", {}, {"prune/macs": "1.2e8 | half", "table": "3"}, {"test/top1": 0.93215})
+    text = (tmp_path / "card.md").read_text()
+    assert "| `prune/macs` |  | 1.2e8 \\| half |" in text
+    assert "| `test/top1` | 0.9321 |  |" in text or "| `test/top1` | 0.9322 |  |" in text
+    assert "- paper, table: 3" in text
+
+
+def test_table_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    card.print_table("hrank, test", {"test/top1": 0.5, "train/loss": 0.1, "toy/name": "x"}, "test")
+    out = capsys.readouterr().out
+    assert "test/top1" in out
+    assert "train/loss" not in out
+
+
+def test_quiet_restores_levels():
+    import logging
+
+    logger = logging.getLogger("lightning.pytorch")
+    before = logger.level
+    with quiet():
+        pass
+    assert logger.level == before

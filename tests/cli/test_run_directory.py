@@ -1,0 +1,58 @@
+"""Where a run writes when several processes, or somebody else's launcher, are at work."""
+
+from pathlib import Path
+
+import pytest
+
+from lit_methods.cli import run_directory
+from lit_methods.cli.given import Given
+from lit_methods.cli.run_directory import VARIABLE, announced, newest_checkpoint, place, recipe_name
+
+
+def test_other_processes_take_the_first_ones_directory(tmp_path, monkeypatch):
+    first = place("fit", None, None, "toy", tmp_path / "runs")
+    with announced(first):
+        monkeypatch.setattr(run_directory.rank_zero_only, "rank", 1)
+        assert place("fit", None, None, "toy", tmp_path / "runs").path == first.path
+        monkeypatch.setattr(run_directory.rank_zero_only, "rank", 0)
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [first.path.name]
+    monkeypatch.setattr(run_directory.rank_zero_only, "rank", 1)
+    with pytest.raises(ValueError, match="give --run_dir"):
+        place("fit", None, None, "toy", tmp_path / "runs")
+
+
+def test_only_the_first_process_asks_whether_a_directory_is_empty(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.csv").write_text("")  # the first process has begun
+    monkeypatch.setattr(run_directory.rank_zero_only, "rank", 1)
+    assert place("fit", str(tmp_path / "run"), None, "toy").path == tmp_path / "run"
+
+
+@pytest.mark.parametrize("name", ["SLURM_NTASKS", "TORCHELASTIC_RUN_ID"])
+def test_foreign_launchers_need_a_named_directory(tmp_path, monkeypatch, name):
+    monkeypatch.setenv(name, "4")
+    with pytest.raises(ValueError, match="torchrun or SLURM"):
+        place("fit", None, None, "toy", tmp_path)
+    assert place("fit", str(tmp_path / "x"), None, "toy").path.is_dir()
+
+
+def test_a_variable_left_over_from_elsewhere_is_not_obeyed(tmp_path, monkeypatch):
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "old"))
+    assert place("fit", None, None, "toy", tmp_path / "runs").path.parent == tmp_path / "runs"
+
+
+def test_a_file_in_the_place_of_the_directory(tmp_path):
+    Path(tmp_path, "f").write_text("")
+    with pytest.raises(ValueError, match="is a file"):
+        place("fit", str(tmp_path / "f"), None, "toy")
+
+
+def test_names_of_recipes():
+    assert recipe_name([], ["--config=a/hrank.yaml", "--config", "b.yaml"]) == "hrank"
+    assert recipe_name([Given("recipe", "hrank")], ["--config", "runs/x/config.yaml"]) == "hrank"
+    assert recipe_name([], ["--model", "HRank"]) == "run"
+
+
+def test_no_checkpoint_is_an_error_that_says_where(tmp_path):
+    with pytest.raises(ValueError, match="the runs of hrank"):
+        newest_checkpoint(None, "hrank", tmp_path)

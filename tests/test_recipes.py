@@ -1,0 +1,122 @@
+"""Every packaged recipe: builds through the command line, and runs on tiny data in the real on-disk format."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from lit_methods.backbones import build_backbone, find_backbone
+from lit_methods.cli import main
+from lit_methods.cli.parsing import RunCLI
+from lit_methods.cli.recipes import find_recipes
+
+RECIPES = find_recipes()
+CHEAP = {"hrank", "hrank_cifar10_resnet56"}  # run by default; the others are marked slow
+ONE_PROCESS = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.sync_batchnorm", "false"]
+SMALL = [
+    *("--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1", "--trainer.limit_test_batches", "1"),
+    *("--trainer.num_sanity_val_steps", "0", "--data.batch_size", "8", "--data.num_workers", "0"),
+]
+runs = pytest.mark.parametrize(
+    "recipe", [pytest.param(r, marks=[] if r in CHEAP else pytest.mark.slow) for r in RECIPES]
+)
+
+
+@pytest.fixture(scope="module")
+def warm_weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """Weights of a network whose batch norms have seen something: what ``at_epoch=0`` takes for a trained one."""
+    folder = tmp_path_factory.mktemp("weights")
+
+    def make(arch: str, num_classes: int) -> str:
+        path = folder / f"{arch}-{num_classes}.npz"
+        if not path.exists():
+            network = build_backbone(arch, num_classes)
+            network(torch.rand(4, *(3, 32, 32)))
+            np.savez(path, **{k: v.numpy() for k, v in network.state_dict().items()})
+        return str(path)
+
+    return make
+
+
+@pytest.fixture
+def overrides(cifar10_root, imagenet_root, warm_weights) -> Callable[[str], list[str]]:
+    """What makes a recipe small enough for a test, without touching what it is about."""
+
+    def make(recipe: str) -> list[str]:
+        config = yaml.safe_load(RECIPES[recipe].read_text())
+        words = [*ONE_PROCESS, *SMALL]
+        if "imagenet" in recipe:
+            words += ["--data.root", str(imagenet_root), "--data.image_size", "64", "--data.resize_size", "72"]
+            words += ["--data.val_fraction", "0.25"]
+        elif "cifar10" in recipe:
+            words += ["--data.root", str(cifar10_root)]
+        if "base_checkpoint" in config["model"]["init_args"]:
+            classes = 4 if "imagenet" in recipe else 10
+            words += ["--model.base_checkpoint", warm_weights(config["model"]["init_args"]["backbone"], classes)]
+        if any("HRankPruning" in c["class_path"] for c in config["trainer"]["callbacks"]):
+            words += ["--trainer.callbacks.num_images", "16"]  # of the last callback in the list
+        return words
+
+    return make
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipe_builds(recipe, overrides, tmp_path):
+    cli = RunCLI("fit", ["--config", str(RECIPES[recipe]), "--run_dir", str(tmp_path / "run"), *overrides(recipe)])
+    cli.build()
+    config = yaml.safe_load(RECIPES[recipe].read_text())
+    assert config["description"]
+    assert not config["trainer"]["use_distributed_sampler"]  # our samplers know their rank themselves
+    assert cli.model.hparams["num_classes"] == cli.datamodule.num_classes
+    assert cli.model.hparams["mean"] == cli.datamodule.mean
+    backbone = cli.model.hparams["backbone"]
+    assert find_backbone(backbone).input_size[1] in (32, 224)
+    if pruning := [c for c in cli.trainer.callbacks if type(c).__name__ == "HRankPruning"]:
+        assert len(pruning[0].rates) - len(pruning[0]._rates_of(backbone)) in (0, find_backbone(backbone).spare_rates)
+        assert type(cli.trainer.callbacks[-1]).__name__ == "RunCheckpoint"
+
+
+@runs
+def test_recipe_fits_tests_and_resumes(recipe, overrides, tmp_path, capsys):
+    words, run = overrides(recipe), tmp_path / "run"
+    if recipe == "hrank":
+        words += ["--trainer.callbacks.at_epoch", "1", "--trainer.log_every_n_steps", "1"]
+    assert main("fit", [recipe, "--run_dir", str(run), "--trainer.max_epochs", "2", *words]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(run)
+    summary = json.loads((run / "summary.json").read_text())
+    assert 0 <= summary["test/top1"] <= 1
+    assert (run / "pictures" / "val_predictions.png").is_file()
+    last = run / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(last, weights_only=True)
+    assert checkpoint["epoch"] == 1
+    if recipe.startswith("hrank"):
+        assert summary["prune/macs"] < summary["prune/dense_macs"]
+        assert checkpoint["hyper_parameters"]["plan"]["keep"]
+        assert 0 <= summary["test/dense_top1"] <= 1
+
+    tested = tmp_path / "tested"
+    assert main("test", [recipe, "--run_dir", str(tested), "--ckpt_path", str(last), *words]) == 0
+    best = torch.load(next((run / "checkpoints").glob("epoch*.ckpt")), weights_only=True)
+    if best["epoch"] == 1:  # then last and best are the same network
+        assert json.loads((tested / "summary.json").read_text())["test/top1"] == summary["test/top1"]
+
+    resume = ["--ckpt_path", "last", "--trainer.max_epochs", "3", "--run_dir", str(run)]
+    assert main("fit", [recipe, *resume, *words]) == 0
+    checkpoint = torch.load(last, weights_only=True)
+    assert checkpoint["epoch"] == 2
+    if recipe.startswith("hrank"):
+        resumed = json.loads((run / "summary.json").read_text())
+        assert resumed["prune/macs"] == summary["prune/macs"]
+
+
+@pytest.mark.slow
+def test_hrank_learns(tmp_path):
+    """The embedded recipe as it is: what the README promises."""
+    assert main("fit", ["hrank", "--run_dir", str(tmp_path / "run"), "--trainer.accelerator", "cpu"]) == 0
+    summary = json.loads(Path(tmp_path, "run", "summary.json").read_text())
+    assert summary["test/top1"] >= 0.95
+    assert summary["prune/macs"] <= 0.6 * summary["prune/dense_macs"]
