@@ -50,7 +50,7 @@ class HRankPruning(FilterPruning):
         scores: ranks taken before: our ``rank_scores.npz``, or a folder of the official ``rank_conv*.npy``.
         freeze_fraction: this part of the kept filters, those of highest rank, is not updated any more.
         residual: ``"live"`` removes every channel that is always zero, ``"scatter"`` keeps the residual stream whole.
-        max_bytes: working memory of the rank computation, per chunk of feature maps.
+        max_bytes: working memory of the rank computation, per chunk of feature maps; ``None`` chooses by device.
 
     Raises:
         ValueError: a rate outside [0, 1), the wrong number of rates, an untrained network with ``at_epoch=0``, a
@@ -74,7 +74,7 @@ class HRankPruning(FilterPruning):
         scores: str | None = None,
         freeze_fraction: float = 0.0,
         residual: Literal["live", "scatter"] = "live",
-        max_bytes: int = 2**28,
+        max_bytes: int | None = None,
     ) -> None:
         super().__init__(at_epoch, residual)
         self.rates: list[float] | float = parse_compress_rate(rates) if isinstance(rates, str) else rates

@@ -1,0 +1,101 @@
+"""Every command and code block of the README and of the methods' pages, run on demo data.
+
+Commands run in this process, made small; their results stay, so that a later block finds ``runs/`` as a reader would.
+"""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datamodules.demo import write_cifar, write_imagenet
+from lit_methods.backbones import build_backbone
+from lit_methods.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("lit_methods/*/README.md"))]
+QUICK = {
+    "fit": [
+        *("--trainer.max_epochs", "2", "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1"),
+        *("--trainer.limit_test_batches", "1", "--trainer.num_sanity_val_steps", "0", "--data.batch_size", "8"),
+        *("--trainer.accelerator", "cpu", "--trainer.sync_batchnorm", "false", "--data.num_workers", "0"),
+        *("--trainer.devices", "1", "--trainer.strategy", "auto"),
+    ],
+    "test": ["--trainer.limit_test_batches", "1", "--trainer.accelerator", "cpu"],
+    "validate": ["--trainer.limit_val_batches", "1", "--trainer.accelerator", "cpu"],
+    "predict": ["--trainer.accelerator", "cpu"],
+}
+ASKS = {"--list", "--help", "--print_config"}  # answered without a run
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def commands(page: Path) -> list[str]:
+    text = "\n".join(blocks(page, "console"))
+    lines = text.replace("\\\n", " ").splitlines()
+    return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+
+
+@pytest.fixture
+def reader(tmp_path, monkeypatch):
+    """The folder of a reader who has the data and weights that the pages speak of."""
+    write_cifar(tmp_path / "data" / "cifar10")
+    write_imagenet(tmp_path / "data" / "imagenet")
+    (tmp_path / "pictures").mkdir()
+    for i in range(3):
+        Image.fromarray(np.full((40, 30, 3), 80 * i, np.uint8)).save(tmp_path / "pictures" / f"{i}.png")
+    torch.manual_seed(0)
+    network = build_backbone("resnet56")
+    network(torch.rand(4, 3, 32, 32))
+    np.savez(tmp_path / "resnet56.npz", **{k: v.numpy() for k, v in network.state_dict().items()})
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(command: str) -> None:
+    words = shlex.split(command)
+    entry = words[2].removeprefix("lit_methods.")
+    small = [] if ASKS & set(words) else list(QUICK[entry])
+    if entry == "fit" and "--trainer.callbacks.at_epoch" not in words and "--ckpt_path" not in words:
+        small += ["--trainer.callbacks.at_epoch", "1"] if "hrank" in words else []
+    small += ["--trainer.callbacks.num_images", "16"] if entry == "fit" and small and "hrank" in words[3] else []
+    assert main(entry, [*words[3:], *small]) == 0, command
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_and_code(page, reader):
+    found = commands(page)
+    assert found, "a page shows its commands as $ lines of a console block"
+    for command in found:
+        if command.startswith("python -m lit_methods."):
+            run(command)
+        else:
+            assert command.startswith(("pip install", "python -m pytest", "python examples/")), f"not run: {command}"
+    code = blocks(page, "python")
+    assert code
+    names: dict[str, object] = {}
+    for block in code:
+        exec(compile(block, str(page), "exec"), names)  # later blocks go on where earlier ones ended
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
+def test_examples(example, tmp_path):
+    subprocess.run([sys.executable, str(example)], cwd=tmp_path, check=True, timeout=600)
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
+def test_links_and_pictures_are_there(page):
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text("utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+            if target.endswith(".png"):
+                assert (page.parent / target).stat().st_size < 100_000
