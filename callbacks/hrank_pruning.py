@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from callbacks.evaluation import device_batches
+from callbacks.evaluation import device_batches, validation_top1
 from callbacks.progress import progress
 from callbacks.pruning import FilterPruning, prunable
 from callbacks.pruning_figures import rank_histograms_figure, rank_spread, rank_stability_figure
@@ -31,6 +31,7 @@ from lit_methods.hrank.functional import (
 )
 
 BLOCK_BY_BLOCK = ("resnet50",)  # layer-wise mode takes a whole block at a time, as the official code does
+NOTHING_YET: dict[str, Any] = {"top1": -1.0, "weights": None, "seen": -1}  # the best epoch of a stage that just began
 
 
 class HRankPruning(FilterPruning):
@@ -88,7 +89,7 @@ class HRankPruning(FilterPruning):
         self.num_images, self.augmented, self.max_bytes = num_images, augmented, max_bytes
         self.score_file, self.freeze_fraction = scores, freeze_fraction
         self.scores: dict[str, Tensor] | None = None
-        self.best: dict[str, Any] = {"top1": -1.0, "weights": None}  # of the running stage, for layerwise
+        self.best: dict[str, Any] = dict(NOTHING_YET)  # of the running stage, for layerwise
         self.batch_means: dict[str, np.ndarray] = {}  # of the rank pass: (batches, C) per convolution
         self._frozen: list[tuple[Tensor, Tensor, Tensor]] | None = None
 
@@ -145,7 +146,7 @@ class HRankPruning(FilterPruning):
                 self.scores = self._rank_pass(trainer, module)
             self._show_ranks(trainer, build_plan(arch, self.scores, list(rates.values())))
         if self.mode == "layerwise":
-            self._go_on_from_best(module)
+            self._go_on_from_best(trainer, module)
             due = set().union(*self._stages(arch)[: self.stages_done + 1])
             rates = {group: rate if group in due else 0.0 for group, rate in rates.items()}
         return replace(build_plan(arch, self.scores, list(rates.values())), residual=self.residual)
@@ -196,15 +197,22 @@ class HRankPruning(FilterPruning):
         """Remember the best weights of the running stage; the next one goes on from them."""
         if self.mode == "oneshot" or self.stages_done == 0 or trainer.sanity_checking:
             return
-        top1 = float(trainer.callback_metrics["val/top1"])
-        if top1 > self.best["top1"]:
-            weights = prunable(pl_module).model.state_dict()
-            self.best = {"top1": top1, "weights": {key: value.detach().cpu().clone() for key, value in weights.items()}}
+        self._consider(trainer.current_epoch, float(trainer.callback_metrics["val/top1"]), prunable(pl_module))
 
-    def _go_on_from_best(self, module: ImageClassifier) -> None:
+    def _consider(self, epoch: int, top1: float, module: ImageClassifier) -> None:
+        self.best["seen"] = epoch
+        if top1 > self.best["top1"]:
+            weights = {key: value.detach().cpu().clone() for key, value in module.model.state_dict().items()}
+            self.best |= {"top1": top1, "weights": weights}
+
+    def _go_on_from_best(self, trainer: Trainer, module: ImageClassifier) -> None:
+        epoch = trainer.current_epoch - 1
+        missed = self.stages_done > 0 and self.best["seen"] != epoch  # resumed after its last batch, unvalidated
+        if missed and (top1 := validation_top1(trainer, module)) is not None:
+            self._consider(epoch, top1, module)
         if self.best["weights"] is not None:
             module.model.load_state_dict(self.best["weights"])
-        self.best = {"top1": -1.0, "weights": None}
+        self.best = dict(NOTHING_YET)
 
     # -- frozen filters -----------------------------------------------------------------------------------------------
 

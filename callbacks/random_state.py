@@ -20,7 +20,7 @@ class RandomState(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain Python, which ``weights_only`` loads; NumPy's array goes as a list."""
-        name, keys, *rest = np.random.get_state(legacy=True)
+        name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - users may draw from it
         state = {
             "torch": torch.get_rng_state(),
             "python": random.getstate(),
@@ -43,6 +43,6 @@ class RandomState(Callback):
         version, numbers, gauss = state["python"]
         random.setstate((version, tuple(numbers), gauss))
         name, keys, *rest = state["numpy"]
-        np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+        np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002
         if "cuda" in state and torch.cuda.is_available():
             torch.cuda.set_rng_state(state["cuda"].cpu())

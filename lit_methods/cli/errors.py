@@ -51,12 +51,11 @@ def find_class(path: str) -> type | None:
     return None
 
 
-def one_line(error: BaseException) -> str:
-    """The innermost reason of an exception, without line breaks (jsonargparse wraps what constructors raise)."""
+def root(error: BaseException) -> BaseException:
+    """The innermost cause of an exception: jsonargparse wraps what constructors raise in a ``ValueError``."""
     while error.__cause__ is not None:
         error = error.__cause__
-    text = " ".join(str(error).split())
-    return text or type(error).__name__
+    return error
 
 
 def blame(error: BaseException, given: Iterable[Given]) -> str:
@@ -66,11 +65,28 @@ def blame(error: BaseException, given: Iterable[Given]) -> str:
         >>> blame(ValueError("lr must be positive, got -1.0"), [Given("model.lr", "-1"), Given("data.root", "x")])
         "model.lr='-1': lr must be positive, got -1.0"
     """
-    text = one_line(error)
-    named = [pair for pair in given if pair.value is not None and _speaks_of(text, pair)]
-    if not named or text.startswith(f"{named[-1].key}="):
+    text = " ".join(str(root(error)).split()) or type(root(error)).__name__
+    pairs = [pair for pair in given if pair.value is not None]
+    named = [pair for pair in pairs if _speaks_of(text, pair)] or [
+        pair for pair in pairs if isinstance(pair.value, str) and f"{pair.value!r}" in text
+    ]
+    if not named:
+        maker = _maker(root(error))
+        return f"{maker}: {text}" if maker else text
+    if text.startswith(f"{named[-1].key}="):
         return text
     return f"{_show(named[-1])}: {text}"
+
+
+def _maker(error: BaseException) -> str | None:
+    """The method, datamodule or callback whose constructor an exception came out of."""
+    maker, trace = None, error.__traceback__
+    while trace is not None:
+        built = trace.tb_frame.f_locals.get("self")
+        if trace.tb_frame.f_code.co_name == "__init__" and isinstance(built, tuple(_BASES.values())):
+            maker = type(built).__name__
+        trace = trace.tb_next
+    return maker
 
 
 def _speaks_of(text: str, pair: Given) -> bool:
@@ -80,7 +96,7 @@ def _speaks_of(text: str, pair: Given) -> bool:
     return str(pair.value) in text or re.search(rf"^{leaf}\b|\b{leaf}=|[`'\"]{leaf}[`'\"]", text) is not None
 
 
-def mismatch(error: RuntimeError, ckpt_path: str | None) -> str | None:
+def mismatch(error: BaseException, ckpt_path: str | None) -> str | None:
     """What to say when weights do not fit the network; ``None`` for any other error."""
     text = str(error)
     if not text.startswith("Error(s) in loading state_dict"):
@@ -94,7 +110,8 @@ def mismatch(error: RuntimeError, ckpt_path: str | None) -> str | None:
             parts.append(_few(title, re.findall(r'"([^"]+)"', match[1])))
     if sizes := re.findall(r"size mismatch for ([^:\s]+)", text):
         parts.append(_few("other shape", sizes))
-    return f"ckpt_path={ckpt_path!r} holds another network than the recipe's: {'; '.join(parts)}"
+    where = f"ckpt_path={ckpt_path!r} holds" if ckpt_path else "the weights are of"
+    return f"{where} another network than the recipe's: {'; '.join(parts)}"
 
 
 def _few(title: str, names: list[str]) -> str:

@@ -75,6 +75,9 @@ class RunCLI(LightningCLI):
         _import_short_names(self.given)
         path = last(self.given, "model", "model.class_path")
         self.module_class = find_class(str(path)) if path else None
+        if self.loads and path is None and (named := _class_in_checkpoint(last(self.given, "ckpt_path"))):
+            self.module_class = named  # no recipe: arguments of --model.* and the method's own need a class to stand in
+            argv = ["--model", f"{named.__module__}.{named.__qualname__}", *argv]
         self.checkpoint: RunCheckpoint | None = None
         OneLineParser.given = self.given
         super().__init__(
@@ -204,6 +207,14 @@ class RunCLI(LightningCLI):
             config.pop(name, None)
         path.parent.mkdir(parents=True, exist_ok=True)
         self.parser.save(config, str(path), skip_unset=False, overwrite=True, multifile=False, skip_validation=True)
+
+
+def _class_in_checkpoint(path: str) -> type | None:
+    """The class that wrote a checkpoint, before the parser is built; what is wrong with the file shows later."""
+    try:
+        return checkpoint_class(read_checkpoint(path))
+    except (ValueError, OSError):
+        return None
 
 
 def _check_files(given: list[Given]) -> None:

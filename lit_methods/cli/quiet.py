@@ -13,7 +13,7 @@ _FILTERED = (
     r".*LeafSpec",  # Lightning's own use of a deprecated name of torch
     r".*treespec, LeafSpec",
     r".*is an instance of `nn\.Module` and is already saved during checkpointing",  # classifier objects given in code
-    r"(.|\n)*was deprecated in v4\.49\.0",  # Lightning's own use of older names of jsonargparse
+    r"[\s\S]*(was deprecated in v4\.49\.0|only one JsonargparseDeprecationWarning)",  # Lightning's use of jsonargparse
     r"Discarding init_args:",  # another class on the command line than in the recipe: that was the wish
 )
 

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lit_methods.cli import card
-from lit_methods.cli.errors import blame, mismatch
+from lit_methods.cli.errors import blame, mismatch, root
 from lit_methods.cli.given import collect
 from lit_methods.cli.parsing import RunCLI
 from lit_methods.cli.quiet import quiet
@@ -20,7 +20,7 @@ from lit_methods.cli.run_directory import announced
 # What a user's mistake looks like before the first batch. Afterwards the same types are faults of the code, with a
 # traceback; MisconfigurationException alone is always the user's (a monitored key that nobody logs shows late).
 _MISTAKES = (ValueError, OSError, MisconfigurationException)
-_MISTAKES_IN_CONSTRUCTORS = (*_MISTAKES, TypeError)  # Trainer(devices="x") raises one
+_MISTAKES_IN_CONSTRUCTORS = (*_MISTAKES, TypeError, RuntimeError)  # Trainer(devices="x"), Linear(-3, 2)
 
 
 def run(entry: str, argv: list[str]) -> int:
@@ -39,7 +39,7 @@ def run(entry: str, argv: list[str]) -> int:
         if not isinstance(ex.code, int | None):
             raise
         return ex.code or 0
-    except (*_MISTAKES_IN_CONSTRUCTORS, RuntimeError) as ex:
+    except _MISTAKES_IN_CONSTRUCTORS as ex:
         line = _mistake(ex, cli, argv)
         if line is None or os.environ.get("LIT_METHODS_DEBUG"):
             raise
@@ -52,14 +52,13 @@ def run(entry: str, argv: list[str]) -> int:
 
 def _mistake(error: Exception, cli: RunCLI | None, argv: list[str]) -> str | None:
     """The line for a user's mistake; ``None`` for a fault that deserves its traceback."""
+    reason = root(error)
+    if text := mismatch(reason, cli.directory.ckpt_path if cli else None):
+        return text
     mistakes: tuple[type[Exception], ...] = _MISTAKES_IN_CONSTRUCTORS
     if cli is not None and cli.built:
         mistakes = (MisconfigurationException,) if cli.start.began else _MISTAKES
-    if isinstance(error, mistakes):
-        return blame(error, collect(argv))
-    if isinstance(error, RuntimeError) and cli is not None:
-        return mismatch(error, cli.directory.ckpt_path)
-    return None
+    return blame(reason, collect(argv)) if isinstance(reason, mistakes) else None
 
 
 def _fit(cli: RunCLI) -> int:

@@ -9,6 +9,7 @@ import pytest
 from toy_method import ToyMethod
 
 from lit_methods.cli import main
+from lit_methods.cli.errors import root
 from lit_methods.cli.given import collect
 
 PICKY = "{callbacks: [{class_path: toy_method.ToyPickyCallback}]}"
@@ -87,11 +88,16 @@ WRONG = [
     # a constructor's own complaint
     ("--model.lr -1", ["model.lr", "-1", "lr must be positive"]),
     ("--trainer.callbacks+=ToyCallback --trainer.callbacks.keep 7", ["trainer.callbacks.keep", "7", "lie in (0, 1]"]),
+    ("--model.hidden -3", ["ToyMethod", "-3"]),  # torch's own
     ("--trainer.accelerator gpuu", ["trainer.accelerator", "gpuu", "cpu"]),
     ("--trainer.max_epochs -5", ["trainer.max_epochs", "-5"]),
     ("--trainer.devices 0x", ["trainer.devices", "0x"]),
     ("--checkpoint.save_top_k -4", ["checkpoint.save_top_k", "-4"]),
     ("--checkpoint.every_n_epochs 1 --checkpoint.every_n_train_steps 3", ["checkpoint.every_n_train_steps", "3"]),
+    (
+        "--model ImageClassifier --model.mean null --model.backbone resnet57",
+        ["model.backbone", "resnet57"],
+    ),
     # what shows between construction and the first batch
     ("--data.root nowhere", ["data.root", "nowhere", "no points"]),
     ("--trainer.limit_train_batches -3", ["trainer.limit_train_batches", "-3"]),
@@ -130,6 +136,12 @@ def test_nothing_but_a_recipe_is_missing(command):
 def test_a_fault_of_the_code_in_training_keeps_its_traceback(command):
     with pytest.raises(ValueError, match="a fault in the method's own code"):
         command("fit", "--model.fail_at", 2)
+
+
+def test_a_fault_of_the_code_in_a_constructor_keeps_its_traceback(command):
+    with pytest.raises(Exception, match=r"ToyMethod.*no attribute 'missing'") as caught:
+        command("fit", "--model.fail_at", -2)
+    assert isinstance(root(caught.value), AttributeError)
 
 
 def test_debug_shows_the_traceback_of_a_mistake(command, monkeypatch):

@@ -270,11 +270,27 @@ def test_a_later_configuration_adds_to_the_recipe(command, tmp_path):
     assert found.run_dir.name.startswith("toy-")
 
 
+def test_a_recipe_by_its_short_name(command, monkeypatch):
+    monkeypatch.setattr("lit_methods.cli.find_recipes", lambda: {"points": HERE / "toy.yaml"})
+    answer = command("fit", "points", "--trainer.max_epochs", 1, recipe=None)
+    assert answer.code == 0
+    assert answer.run_dir.name.startswith("toy-")
+    assert command("fit", "point", recipe=None).err == [
+        "error: no recipe 'point'; did you mean points? (--list shows all; a file of your own goes after --config)"
+    ]
+
+
 def test_print_config_prints_and_runs_nothing(command):
     answer = command("fit", "--model.lr", 0.3, "--print_config")
     assert answer.code == 0
     assert yaml.safe_load("\n".join(answer.out))["model"]["init_args"]["lr"] == 0.3
     assert not Path("runs").exists()
+
+
+def test_print_config_of_what_differs(command):
+    answer = command("fit", "--print_config=skip_default")
+    assert yaml.safe_load("\n".join(answer.out))["trainer"]["max_epochs"] == 2
+    assert not any("gradient_clip" in line for line in answer.out)
 
 
 def test_help_on_a_class_by_its_short_name(command):

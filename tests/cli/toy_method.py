@@ -34,7 +34,7 @@ class ToyMethod(LightningModule):
         scores: ``val/score`` of each epoch.
         net: a nested object.
         hidden: width of a second layer, 0 for none.
-        fail_at: the training batch in which the module's own code breaks.
+        fail_at: the training batch in which the module's own code breaks; -1 is never, -2 the constructor.
     """
 
     def __init__(
@@ -52,6 +52,8 @@ class ToyMethod(LightningModule):
         super().__init__()
         if lr <= 0:
             raise ValueError(f"lr must be positive, got {lr}")
+        if fail_at == -2:
+            self.missing()  # a fault of the code
         self.save_hyperparameters(ignore=["net"])
         outputs = nn.Linear(hidden or 4, num_classes)
         self.layer: nn.Module = nn.Sequential(nn.Linear(4, hidden), outputs) if hidden else outputs

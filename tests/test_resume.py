@@ -1,0 +1,105 @@
+"""A run that was stopped and resumed equals one that was not: bit-equal weights, the same metrics, the same plan."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from lit_methods.cli import main
+
+STEPS = 4  # per epoch; epoch 2 begins at step 8 with pruning
+RUN = [
+    *("hrank", "--model.backbone", "tiny", "--trainer.max_epochs", "4", "--trainer.limit_train_batches", str(STEPS)),
+    *("--trainer.accelerator", "cpu", "--trainer.log_every_n_steps", "1", "--trainer.num_sanity_val_steps", "0"),
+    *("--data.batch_size", "32", "--checkpoint.save_top_k", "-1"),
+]
+PRUNING = {"rates": "0.5", "at_epoch": "2", "num_images": "48"}
+EVERY_STEP = [  # besides the run's own checkpoints
+    *("--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.every_n_train_steps", "1"),
+    *("--trainer.callbacks.save_top_k", "-1", "--trainer.callbacks.filename", "{step}"),
+]
+
+
+def words(folder: Path | None = None, **pruning: str) -> list[str]:
+    found = [*RUN]
+    for key, value in (PRUNING | pruning).items():
+        found += [f"--trainer.callbacks.{key}", value]  # of the last callback in the recipe's list
+    return [*found, *EVERY_STEP, "--trainer.callbacks.dirpath", str(folder)] if folder else found
+
+
+def metrics(run: Path) -> list[dict[str, str]]:
+    timed = ("complexity/latency_ms", "complexity/dense_latency_ms")
+    return [{k: v for k, v in row.items() if k not in timed} for row in csv.DictReader((run / "metrics.csv").open())]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run, with a checkpoint after every step."""
+    from tests.tiny import register
+
+    register()
+    folder = tmp_path_factory.mktemp("whole")
+    assert main("fit", [*words(folder / "steps"), "--run_dir", str(folder / "run")]) == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(3, id="middle of an epoch"),
+        pytest.param(STEPS, id="last batch of an epoch"),
+        pytest.param(2 * STEPS, id="right before pruning"),
+        pytest.param(2 * STEPS + 1, id="right after pruning"),
+        pytest.param(3 * STEPS + 2, id="in fine-tuning"),
+    ],
+)
+def test_resume_in_place_is_bit_equal(whole, step, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole / "run", run)
+    shutil.copy(whole / "steps" / f"step={step}.ckpt", run / "checkpoints")
+    checkpoint = run / "checkpoints" / f"step={step}.ckpt"
+    plan = torch.load(checkpoint, weights_only=True)["hyper_parameters"]["plan"]
+    assert (plan is None) == (step <= 2 * STEPS)
+    for name in ("last.ckpt", "../summary.json"):
+        (run / "checkpoints" / name).unlink()
+    assert main("fit", [*words(), "--run_dir", str(run), "--ckpt_path", str(checkpoint)]) == 0
+    assert_close(weights(run), weights(whole / "run"), rtol=0, atol=0)
+    assert metrics(run) == metrics(whole / "run")
+    ours, theirs = (json.loads((r / "summary.json").read_text()) for r in (run, whole / "run"))
+    unlike = {"duration_s", "complexity/latency_ms", "complexity/dense_latency_ms"}
+    assert {k: v for k, v in ours.items() if k not in unlike} == {k: v for k, v in theirs.items() if k not in unlike}
+
+
+def test_resume_elsewhere_keeps_the_best_score(whole, tmp_path):
+    """The best epoch of the pruned network may lie before the stop: it still decides what is tested."""
+    best = torch.load(whole / "run" / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]
+    (state,) = (v for k, v in best.items() if k.startswith("RunCheckpoint"))
+    (after_epoch_2,) = (whole / "run" / "checkpoints").glob("epoch=2-*.ckpt")
+    words_ = [*words(), "--run_dir", str(tmp_path / "other"), "--ckpt_path", str(after_epoch_2)]
+    assert main("fit", words_) == 0
+    assert_close(weights(tmp_path / "other"), weights(whole / "run"), rtol=0, atol=0)
+    resumed = torch.load(tmp_path / "other" / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]
+    (ours,) = (v for k, v in resumed.items() if k.startswith("RunCheckpoint"))
+    assert ours["best_model_score"] == state["best_model_score"]
+    assert sorted(map(float, ours["best_k_models"].values())) == sorted(map(float, state["best_k_models"].values()))
+    assert all("epoch=0" not in path and "epoch=1" not in path for path in ours["best_k_models"])  # dense ones are gone
+
+
+@pytest.mark.parametrize("step", [10, 14, 20])
+def test_layerwise_resumes_in_the_middle_of_a_stage(tmp_path, step):
+    """Stages at epochs 1, 3 and 5: the best weights of a running stage travel in the checkpoint."""
+    layerwise = words(tmp_path / "steps", at_epoch="1", mode="layerwise", epochs_per_layer="2")
+    layerwise += ["--trainer.max_epochs", "7"]
+    assert main("fit", [*layerwise, "--run_dir", str(tmp_path / "whole")]) == 0
+    checkpoint = tmp_path / "steps" / f"step={step}.ckpt"
+    again = [w if w != str(tmp_path / "steps") else str(tmp_path / "again") for w in layerwise]
+    assert main("fit", [*again, "--run_dir", str(tmp_path / "resumed"), "--ckpt_path", str(checkpoint)]) == 0
+    assert_close(weights(tmp_path / "resumed"), weights(tmp_path / "whole"), rtol=0, atol=0)
