@@ -45,7 +45,7 @@ class ComplexityLogger(Callback):
             with torch.random.fork_rng(devices=[]):
                 dense = build_backbone(pl_module.hparams["backbone"], pl_module.hparams["num_classes"])
             networks["dense_"] = dense.to(pl_module.device)
-        size = tuple(pl_module.hparams.get("input_size") or getattr(trainer.datamodule, "input_size", (3, 32, 32)))  # type: ignore[attr-defined]
+        size = pl_module.hparams.get("input_size") or getattr(trainer.datamodule, "input_size", [3, 32, 32])  # type: ignore[attr-defined]
         latency = measure_latency(networks, size, repeats=self.repeats)  # in turns: a busy machine is fair to both
         for prefix, network in networks.items():
             cost = measure_complexity(network, size, repeats=1)._replace(latency_ms=latency[prefix])

@@ -234,7 +234,7 @@ class HRankPruning(FilterPruning):
     def _highest_ranked(self, module: ImageClassifier) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Weight, positions and values of the kept filters of highest rank in each pruned convolution."""
         assert self.scores is not None
-        frozen = []
+        frozen: list[tuple[Tensor, Tensor, Tensor]] = []
         for conv, keep in PrunePlan.from_dict(module.hparams["plan"]).keep.items():
             weight = module.model.get_parameter(f"{conv}.weight")
             highest = self.scores[conv][keep].argsort(descending=True, stable=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -16,7 +16,7 @@ from callbacks.evaluation import DenseReference, validation_top1
 from callbacks.pruning_figures import kept_filters_figure
 from callbacks.report import RunReport
 from callbacks.surgery import forget_old_network, replace_network
-from lit_methods.backbones import build_backbone, prune_model, prune_points
+from lit_methods.backbones import build_backbone, find_backbone, prune_model, prune_points
 from lit_methods.backbones.plan import PrunePlan
 from lit_methods.backbones.weights import load_weights, read_weights
 from lit_methods.classification import ImageClassifier
@@ -35,10 +35,11 @@ class FilterPruning(Callback):
         residual: ``"live"`` removes every channel that is always zero, ``"scatter"`` keeps the residual stream whole.
     """
 
-    def __init__(self, at_epoch: int = 0, residual: str = "live") -> None:
+    def __init__(self, at_epoch: int = 0, residual: Literal["live", "scatter"] = "live") -> None:
         if at_epoch < 0:
             raise ValueError(f"at_epoch={at_epoch} must not be negative; 0 prunes before training starts")
-        self.at_epoch, self.residual = at_epoch, residual
+        self.at_epoch = at_epoch
+        self.residual: Literal["live", "scatter"] = residual
         self.stages_done = 0
         self.results: dict[str, float] = {}
         self.dense_checkpoint: str | None = None
@@ -97,6 +98,11 @@ class FilterPruning(Callback):
         """Refuse arguments that do not fit this network or its data; subclasses add theirs."""
         if not hasattr(getattr(trainer, "datamodule", None), "val_dataloader"):
             raise ValueError(f"{type(self).__name__} needs a datamodule: pass trainer.fit(module, datamodule=...)")
+        if self.stages_done == 0 and module.hparams["plan"] is not None:
+            raise ValueError(
+                f"{type(self).__name__}: the network is pruned already (it has a plan); start from the dense one, or "
+                "leave this callback out to fine-tune it"
+            )
 
     # -- how --------------------------------------------------------------------------------------------------------
 
@@ -105,8 +111,7 @@ class FilterPruning(Callback):
             self._keep_dense(trainer, module)
         before = validation_top1(trainer, module)
         plan = PrunePlan.from_dict(trainer.strategy.broadcast(self.decide(trainer, module).to_dict()))
-        with torch.random.fork_rng(devices=[]):  # a run with pruning draws what a run without would
-            network = prune_model(module.model, plan)
+        network = prune_model(module.model, plan)
         module.hparams["plan"] = plan.to_dict()
         module.hparams["start_epoch"] = trainer.current_epoch
         replace_network(trainer, module, network)
@@ -131,8 +136,7 @@ class FilterPruning(Callback):
         } | self.measure(dense, plan, size)
         for logger in trainer.loggers:  # not self.log: on_fit_start has no step yet
             logger.log_metrics(self.results, step=trainer.global_step)
-        convs = dict.fromkeys(point.conv for point in prune_points(plan.arch))
-        filters = {conv: dense.get_submodule(conv).weight.shape[0] for conv in convs}  # type: ignore[union-attr,operator]
+        filters = {point.conv: point.num_filters for point in prune_points(plan.arch)}
         kept = {conv: len(plan.keep.get(conv, range(n))) for conv, n in filters.items()}
         report = RunReport.of(trainer)
         report.figure(trainer, "prune/kept_filters", kept_filters_figure(filters, kept))
@@ -171,7 +175,7 @@ class FilterPruning(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log ``test/dense_top1``."""
         if self._dense is not None:
-            self.log("test/dense_top1", self._dense.top1())
+            pl_module.log("test/dense_top1", self._dense.top1())
             self._dense = None
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -224,7 +228,7 @@ def prunable(module: LightningModule) -> ImageClassifier:
     """
     if not isinstance(module, ImageClassifier):
         raise ValueError(f"{type(module).__name__} is no ImageClassifier (HRank, ...): its network cannot be pruned")
-    prune_points(module.hparams.get("backbone"))  # a network given as an object has no table: says how to add one
+    find_backbone(module.hparams.get("backbone", module.model))  # a network given as an object: says how to add it
     return module
 
 

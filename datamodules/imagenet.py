@@ -13,8 +13,8 @@ from torch import Tensor
 
 from datamodules.classification import ImageClassificationDataModule, LabelledImages
 from datamodules.draws import AUGMENT, uniforms
-from lit_methods.functional.pictures import BadImageError, list_images, read_rgb
 from datamodules.transforms import CROP_DRAWS, random_resized_crop, resize_and_center_crop, to_uint8
+from lit_methods.functional.pictures import BadImageError, list_images, read_rgb
 
 TRAIN_FOLDERS = ("train", "ILSVRC2012_img_train")
 TEST_FOLDERS = ("val", "ILSVRC2012_img_val")

@@ -264,9 +264,9 @@ class ImageClassifier(Described, LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the checkpoint's shape and schedule start before its weights arrive."""
         saved = checkpoint["hyper_parameters"]
-        if saved["plan"] != self.hparams["plan"]:
-            self.set_plan(saved["plan"])
-        self.hparams["start_epoch"] = saved["start_epoch"]
+        if saved.get("plan") != self.hparams["plan"]:
+            self.set_plan(saved.get("plan"))
+        self.hparams["start_epoch"] = saved.get("start_epoch", 0)
 
 
 def lr_factor(

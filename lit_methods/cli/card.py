@@ -127,29 +127,44 @@ def show(value: Any) -> str:
 def print_table(title: str, summary: Summary, stage: str) -> None:
     """The closing table on stdout: numbers of one stage and what else is a number, without the other stages.
 
+    A figure of the network before surgery, ``stage/dense_name``, stands beside ``stage/name``.
+
     Args:
         title: above it.
         summary: the run's.
         stage: ``"test"`` leaves out ``train/...`` and ``val/...``; likewise the others.
     """
     others = tuple(f"{name}/" for name in ("train", "val", "test") if name != stage)
-    rows = [
-        (key, show(value))
+    figures = {
+        key: show(value)
         for key, value in summary.items()
         if isinstance(value, int | float) and not key.startswith(others) and (key == "duration_s" or "/" in key)
+    }
+    twins = {key: twin for key in figures if (twin := key.replace("/", "/dense_", 1)) in figures}
+    rows = [
+        [key, value, figures.get(twins.get(key, ""), "")] for key, value in figures.items() if key not in twins.values()
     ]
+    header = ["", "value", "dense"] if twins else ["", "value"]
+    _print_rows(title, [header, *(row[: len(header)] for row in rows)])
+
+
+def _print_rows(title: str, rows: list[list[str]]) -> None:
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table
 
-        table = Table("figure", title=title)
-        table.add_column("value", justify="right")
-        for row in rows:
+        table = Table(rows[0][0], title=title)
+        for name in rows[0][1:]:
+            table.add_column(name, justify="right")
+        for row in rows[1:]:
             table.add_row(*row)
         Console().print(table)
-    else:
-        width = max((len(key) for key, _ in rows), default=0)
-        print("\n".join([title, *(f"  {key:{width}}  {value}" for key, value in rows)]))
+        return
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    print(title)
+    for name, *values in rows:
+        cells = [f"{value:>{width}}" for value, width in zip(values, widths[1:], strict=True)]
+        print(f"  {name:{widths[0]}}  {'  '.join(cells)}".rstrip())
 
 
 def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:

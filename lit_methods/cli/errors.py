@@ -61,11 +61,20 @@ def root(error: BaseException) -> BaseException:
 def blame(error: BaseException, given: Iterable[Given]) -> str:
     """A constructor's own complaint, with the key path of the argument it speaks of, where it names one.
 
+    Indented lines that follow the complaint are a table (weights that do not fit) and stay as they are.
+
     Example:
         >>> blame(ValueError("lr must be positive, got -1.0"), [Given("model.lr", "-1"), Given("data.root", "x")])
         "model.lr='-1': lr must be positive, got -1.0"
+        >>> blame(ValueError("root='x' does not exist"), [Given("data.root", "x")])
+        "data.root='x' does not exist"
     """
-    text = " ".join(str(root(error)).split()) or type(root(error)).__name__
+    complaint, indent, table = str(root(error)).partition("\n  ")
+    return _with_key(complaint, error, given) + indent + table
+
+
+def _with_key(complaint: str, error: BaseException, given: Iterable[Given]) -> str:
+    text = " ".join(complaint.split()) or type(root(error)).__name__
     pairs = [pair for pair in given if pair.value is not None]
     named = [pair for pair in pairs if _speaks_of(text, pair)] or [
         pair for pair in pairs if isinstance(pair.value, str) and f"{pair.value!r}" in text
@@ -73,9 +82,13 @@ def blame(error: BaseException, given: Iterable[Given]) -> str:
     if not named:
         maker = _maker(root(error))
         return f"{maker}: {text}" if maker else text
+    shown = _show(named[-1])
     if text.startswith(f"{named[-1].key}="):
         return text
-    return f"{_show(named[-1])}: {text}"
+    parent, _, _ = named[-1].key.rpartition(".")
+    if parent and text.startswith(shown.removeprefix(f"{parent}.")):  # root='x' ... becomes data.root='x' ...
+        return f"{parent}.{text}"
+    return f"{shown}: {text}"
 
 
 def _maker(error: BaseException) -> str | None:

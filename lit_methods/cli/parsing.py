@@ -13,6 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
 from callbacks.learning_rate import LearningRateOnResume
+from callbacks.random_state import RandomState
 from lit_methods.cli.checkpoints import RunCheckpoint, read_checkpoint
 from lit_methods.cli.errors import PACKAGES, explain, find_class, signature
 from lit_methods.cli.given import Given, collect, last
@@ -178,7 +179,7 @@ class RunCLI(LightningCLI):
         config["logger"] = [*make_loggers(self.config.logger, self.directory), *loggers]
         callbacks = config.get("callbacks") or []
         callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks]
-        added = [_report(), LearningRateOnResume(), self.start]
+        added = [_report(), LearningRateOnResume(), RandomState(), self.start]
         callbacks += [new for new in added if not any(type(new) is type(old) for old in callbacks)]
         if self.entry != "fit":
             config["enable_checkpointing"] = False

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+# what Pillow raises for a file that is missing, no picture, cut off or far too large
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
 SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
 
 
@@ -32,7 +34,7 @@ def read_rgb(path: str | os.PathLike[str]) -> Image.Image:
         with Image.open(path) as image:
             image.load()  # a file that is cut off is noticed here
             return to_rgb(image)
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError) as error:
+    except _UNREADABLE as error:
         raise BadImageError(f"cannot read the image {os.fspath(path)!r}: {error}") from error
 
 

@@ -33,7 +33,6 @@ def fit(make_trainer, callback, module=None, epochs=2, data=None, extra=(), **kw
     return trainer, module
 
 
-
 def test_prunes_in_the_middle_by_rank_of_the_network_as_it_is_then(make_trainer, tmp_path):
     seen = []
 
@@ -102,7 +101,7 @@ def test_at_epoch_zero_prunes_before_the_first_batch(make_trainer):
             widths.append(pl_module.model.body.conv3.out_channels)
 
     callback = Noting(rates=0.5, at_epoch=0, num_images=40)
-    trainer, _ = fit(make_trainer, callback, module, epochs=1)
+    fit(make_trainer, callback, module, epochs=1)
     assert widths == [8]
     summary = callback.summary()
     assert summary["prune/macs"] == count_macs(module.model)
@@ -135,9 +134,7 @@ def test_layerwise_removes_layer_after_layer_and_ends_like_one_plan(make_trainer
 
     data = digits()
     module = Noting("tiny", num_classes=10, mean=data.mean, std=data.std, lr=0.05)
-    callback = HRankPruning(
-        rates="[0.5]+[0.0]+[0.5]", at_epoch=1, mode="layerwise", epochs_per_layer=2, num_images=40
-    )
+    callback = HRankPruning(rates="[0.5]+[0.0]+[0.5]", at_epoch=1, mode="layerwise", epochs_per_layer=2, num_images=40)
     fit(make_trainer, callback, module, epochs=5)
     assert widths == [[8, 12, 16]] * 3 + [[4, 12, 16]] * 6 + [[4, 12, 8]] * 6
     assert module.hparams["plan"]["keep"].keys() == {"body.conv1", "body.conv3"}
@@ -232,6 +229,11 @@ class TestRefusals:
     def test_untrained_network(self, make_trainer):
         with pytest.raises(ValueError, match=r"no trained weights: give model\.base_checkpoint"):
             fit(make_trainer, HRankPruning(rates=0.5, at_epoch=0, num_images=40))
+
+    def test_pruned_network(self, make_trainer):
+        module = tiny(plan={"arch": "tiny", "keep": {"body.conv1": [0, 1]}, "residual": "live"})
+        with pytest.raises(ValueError, match="pruned already"):
+            fit(make_trainer, HRankPruning(rates=0.5, at_epoch=1, num_images=40), module)
 
     def test_number_of_rates(self, make_trainer):
         with pytest.raises(ValueError, match=r"tiny takes 3 rates, got 2"):

@@ -71,9 +71,14 @@ def test_start_afresh_is_called_on_whoever_has_it(make_trainer):
 
 def test_evaluating_restores_every_mode_also_after_an_error():
     net = nn.Sequential(nn.Dropout(), nn.BatchNorm2d(3).eval())
-    with pytest.raises(RuntimeError, match="stop"), evaluating(net):
-        assert not any(part.training for part in net.modules())
-        assert not torch.is_grad_enabled()
-        raise RuntimeError("stop")
+
+    def fail_inside():
+        with evaluating(net):
+            assert not any(part.training for part in net.modules())
+            assert not torch.is_grad_enabled()
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fail_inside()
     assert [part.training for part in net.modules()] == [True, True, False]
     assert torch.is_grad_enabled()
