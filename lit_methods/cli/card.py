@@ -140,7 +140,7 @@ def print_table(title: str, summary: Summary, stage: str) -> None:
         for key, value in summary.items()
         if isinstance(value, int | float) and not key.startswith(others) and (key == "duration_s" or "/" in key)
     }
-    twins = {key: twin for key in figures if (twin := key.replace("/", "/dense_", 1)) in figures}
+    twins = {key: twin for key in figures if (twin := key.replace("/", "/dense_", 1)) in figures and twin != key}
     rows = [
         [key, value, figures.get(twins.get(key, ""), "")] for key, value in figures.items() if key not in twins.values()
     ]
