@@ -1,6 +1,7 @@
 """Every packaged recipe: builds through the command line, and runs on tiny data in the real on-disk format."""
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -111,6 +112,17 @@ def test_recipe_fits_tests_and_resumes(recipe, overrides, tmp_path, capsys):
     if recipe.startswith("hrank"):
         resumed = json.loads((run / "summary.json").read_text())
         assert resumed["prune/macs"] == summary["prune/macs"]
+
+
+def test_a_run_that_ends_before_at_epoch_warns_once_and_prunes_nothing(overrides, tmp_path):
+    words = [*overrides("hrank"), "--model.backbone", "tiny", "--trainer.callbacks.rates", "0.5"]
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert main("fit", ["hrank", "--run_dir", str(tmp_path / "run"), "--trainer.max_epochs", "1", *words]) == 0
+    assert len([w for w in said if "prunings done" in str(w.message)]) == 1
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert "test/top1" in summary
+    assert not [key for key in summary if key.startswith("prune/")]
 
 
 @pytest.mark.slow

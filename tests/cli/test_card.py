@@ -51,8 +51,10 @@ def test_quiet_restores_levels():
 
 
 def test_figures_of_the_dense_network_stand_beside_those_of_the_pruned_one(capsys):
-    card.print_table("hrank, test", {"test/top1": 0.5, "test/dense_top1": 0.75, "prune/rate": 2, "duration_s": 3}, "test")
-    title, header, *rows = capsys.readouterr().out.splitlines()
+    card.print_table(
+        "hrank, test", {"test/top1": 0.5, "test/dense_top1": 0.75, "prune/rate": 2, "duration_s": 3}, "test"
+    )
+    _title, header, *rows = capsys.readouterr().out.splitlines()
     assert header.split() == ["value", "dense"]
     assert [row.split() for row in rows] == [["test/top1", "0.5", "0.75"], ["prune/rate", "2"], ["duration_s", "3"]]
     card.print_table("resnet20, test", {"test/top1": 0.5, "duration_s": 3}, "test")
