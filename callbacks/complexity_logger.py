@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
+from callbacks.evaluation import dense_network, input_size
 from callbacks.report import RunReport
-from lit_methods.backbones import build_backbone
 from lit_methods.functional.complexity import measure_complexity, measure_latency
 
 
@@ -42,10 +41,8 @@ class ComplexityLogger(Callback):
             return
         networks: dict[str, nn.Module] = {"": pl_module.model}  # type: ignore[dict-item]
         if pl_module.hparams.get("plan") is not None:
-            with torch.random.fork_rng(devices=[]):
-                dense = build_backbone(pl_module.hparams["backbone"], pl_module.hparams["num_classes"])
-            networks["dense_"] = dense.to(pl_module.device)
-        size = pl_module.hparams.get("input_size") or getattr(trainer.datamodule, "input_size", [3, 32, 32])  # type: ignore[attr-defined]
+            networks["dense_"] = dense_network(pl_module).to(pl_module.device)
+        size = input_size(trainer, pl_module)
         latency = measure_latency(networks, size, repeats=self.repeats)  # in turns: a busy machine is fair to both
         for prefix, network in networks.items():
             cost = measure_complexity(network, size, repeats=1)._replace(latency_ms=latency[prefix])

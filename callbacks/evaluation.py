@@ -4,10 +4,12 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-from lightning.pytorch import Trainer
+import torch
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
+from lit_methods.backbones import build_backbone
 from lit_methods.classification import ImageClassifier
 from lit_methods.functional.modes import evaluating
 
@@ -38,6 +40,18 @@ def validation_top1(trainer: Trainer, module: ImageClassifier) -> float | None:
         for batch in device_batches(trainer, batches):
             accuracy.update(module(batch["image"]), batch["label"])
     return float(accuracy.compute())
+
+
+def dense_network(module: LightningModule) -> nn.Module:
+    """The full network of the module's architecture, freshly initialised, on the CPU; draws no random numbers."""
+    with torch.random.fork_rng(devices=[]):
+        return build_backbone(module.hparams["backbone"], module.hparams["num_classes"])
+
+
+def input_size(trainer: Trainer, module: LightningModule) -> tuple[int, ...]:
+    """(C, H, W) of the images: the module's, else the datamodule's, else CIFAR's."""
+    data = getattr(trainer, "datamodule", None)
+    return tuple(module.hparams.get("input_size") or getattr(data, "input_size", None) or (3, 32, 32))
 
 
 class DenseReference:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -155,15 +156,15 @@ class HRankPruning(FilterPruning):
         """Mean rank of every filter over the calibration images of all processes."""
         points = prune_points(module.hparams["backbone"])
         loader = self._images(trainer)
-        sums: dict[str, Tensor] = {}
-        seen = torch.zeros((), dtype=torch.float64, device=module.device)
+        zeros = partial(torch.zeros, dtype=torch.float64, device=module.device)
+        sums, seen = {point.conv: zeros(point.num_filters) for point in points}, zeros(())
         means: dict[str, list[Tensor]] = {}
         with evaluating(module):
             batches = progress(trainer, device_batches(trainer, loader), "feature map ranks", total=len(loader))
             images = (module.normalize(batch["image"]) for batch in batches)
             for ranks in batch_ranks(module.model, images, points, max_bytes=self.max_bytes):
                 for conv, rank in ranks.items():  # (N, C)
-                    sums[conv] = sums.get(conv, 0) + rank.double().sum(0)
+                    sums[conv] += rank.sum(0)
                     means.setdefault(conv, []).append(rank.double().mean(0))
                 seen += len(rank)
         self.batch_means = {conv: torch.stack(values).cpu().numpy() for conv, values in means.items()}

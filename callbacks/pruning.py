@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from callbacks.complexity_logger import ComplexityLogger
-from callbacks.evaluation import DenseReference, validation_top1
+from callbacks.evaluation import DenseReference, dense_network, input_size, validation_top1
 from callbacks.pruning_figures import kept_filters_figure
 from callbacks.report import RunReport
 from callbacks.surgery import forget_old_network, replace_network
-from lit_methods.backbones import build_backbone, find_backbone, prune_model, prune_points
+from lit_methods.backbones import find_backbone, prune_model, prune_points
 from lit_methods.backbones.plan import PrunePlan
 from lit_methods.backbones.weights import load_weights, read_weights
 from lit_methods.classification import ImageClassifier
 from lit_methods.functional import count_macs
 
 
-class FilterPruning(Callback):
+class FilterPruning(Callback, ABC):
     """Remove filters from an ``ImageClassifier`` before or during a fit; base of the pruning callbacks.
 
     The network is replaced by a really smaller one; optimisers, schedules and the best score start afresh. What pruning
@@ -236,15 +235,3 @@ def untrained(network: nn.Module) -> bool:
     """Whether all batch norms are as they were made: no batch and no checkpoint has ever reached the network."""
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d) and m.running_mean is not None]
     return bool(norms) and all(not m.running_mean.any() and bool((m.running_var == 1).all()) for m in norms)  # type: ignore[union-attr]
-
-
-def dense_network(module: ImageClassifier) -> nn.Module:
-    """The full network of the module's architecture, freshly initialised, on the CPU; draws no random numbers."""
-    with torch.random.fork_rng(devices=[]):
-        return build_backbone(module.hparams["backbone"], module.hparams["num_classes"])
-
-
-def input_size(trainer: Trainer, module: ImageClassifier) -> tuple[int, ...]:
-    """(C, H, W) of the images: the module's, else the datamodule's, else CIFAR's."""
-    size = module.hparams["input_size"] or getattr(trainer.datamodule, "input_size", None)  # type: ignore[attr-defined]
-    return tuple(size or (3, 32, 32))

@@ -79,7 +79,7 @@ def write_summary(run_dir: Path, summary: Summary, keep: bool = False) -> Summar
 def write_card(
     run_dir: Path, recipe: str, facts: Mapping[str, Any], paper: Mapping[str, Any], summary: Summary
 ) -> None:
-    """Write ``card.md``: what was run, and its figures beside the paper's where the recipe has them.
+    """Write ``card.md``: what was run, its figures beside the paper's where the recipe has them, its pictures.
 
     Args:
         run_dir: where.
@@ -103,6 +103,10 @@ def write_card(
     for key in dict.fromkeys([*published, *rows]):
         cells = [f"`{key}`", show(rows.get(key, "")), show(published.get(key, ""))]
         lines.append(_row(cells[: len(head)]))
+    tables = [f"[{path.stem}](tables/{path.name})" for path in sorted(run_dir.glob("tables/*.csv"))]
+    lines += ["", f"Tables: {', '.join(tables)}"] if tables else []
+    for path in sorted(run_dir.glob("pictures/*.png")):
+        lines += ["", f"![{path.stem}](pictures/{path.name})"]
     command = f"python -m lit_methods.fit --config {run_dir / 'config.yaml'}"
     lines += ["", f"Again: `{command}`", ""]
     (run_dir / "card.md").write_text("\n".join(lines), "utf-8")

@@ -59,3 +59,13 @@ def test_figures_of_the_dense_network_stand_beside_those_of_the_pruned_one(capsy
     assert [row.split() for row in rows] == [["test/top1", "0.5", "0.75"], ["prune/rate", "2"], ["duration_s", "3"]]
     card.print_table("resnet20, test", {"test/top1": 0.5, "duration_s": 3}, "test")
     assert capsys.readouterr().out.splitlines()[1].split() == ["value"]
+
+
+def test_card_shows_pictures_and_tables(tmp_path):
+    for name in ("pictures/prune_ranks.png", "tables/prune_kept.csv"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    card.write_card(tmp_path, "hrank", {}, {}, {"test/top1": 0.5})
+    text = (tmp_path / "card.md").read_text()
+    assert "![prune_ranks](pictures/prune_ranks.png)" in text
+    assert "[prune_kept](tables/prune_kept.csv)" in text
