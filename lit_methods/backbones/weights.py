@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,8 @@ def load_weights(network: nn.Module, tensors: dict[str, Tensor], source: str = "
 
     The last layer of CIFAR ResNets may be called ``linear`` (the official code's name at depth 110). Where names differ
     otherwise, but the tensors stand in the same order with equal roles (``weight``, ``running_mean``, ...) and shapes
-    as in the official HRank networks, they are matched by position. A missing ``num_batches_tracked`` is left at zero.
+    as in the official HRank networks, they are matched by position, with a warning. A missing ``num_batches_tracked``
+    is left at zero.
 
     Args:
         network: takes the weights, in place.
@@ -103,8 +105,8 @@ def load_weights(network: nn.Module, tensors: dict[str, Tensor], source: str = "
     """
     wanted = network.state_dict()
     renamed = {re.sub(r"^linear\.", "fc.", k) if "fc.weight" in wanted else k: v for k, v in tensors.items()}
-    if not _counters_aside(renamed).keys() & _counters_aside(wanted).keys():
-        renamed = _by_position(renamed, wanted) or renamed
+    if _counters_aside(renamed).keys() != _counters_aside(wanted).keys():
+        renamed = _by_position(renamed, wanted, source) or renamed
     given = {k: v for k, v in wanted.items() if k.endswith("num_batches_tracked")} | renamed
     reshaped = [k for k, v in wanted.items() if k in given and given[k].shape != v.shape]
     missing = [k for k in wanted if k not in given]
@@ -122,7 +124,7 @@ def _counters_aside(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k: v for k, v in tensors.items() if not k.endswith("num_batches_tracked")}
 
 
-def _by_position(given: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor] | None:
+def _by_position(given: dict[str, Tensor], wanted: dict[str, Tensor], source: str) -> dict[str, Tensor] | None:
     """``given`` under the names of ``wanted``, or None where the two sequences differ in role or shape."""
 
     def role(item: tuple[str, Tensor]) -> tuple[str, torch.Size]:
@@ -131,6 +133,7 @@ def _by_position(given: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[st
     sources, targets = _counters_aside(given).items(), _counters_aside(wanted).items()
     if [role(s) for s in sources] != [role(t) for t in targets]:
         return None
+    warnings.warn(f"{source}: layers have other names; matched by their order, roles and shapes", stacklevel=3)
     return {name: tensor for (name, _), (_, tensor) in zip(targets, sources, strict=True)}
 
 

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -127,19 +129,18 @@ class TestWeights:
         assert_close(got, wanted, rtol=0, atol=0)
 
     def test_other_names_in_the_same_order(self):
-        class Renamed(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.a, self.b = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
-
-        class Wanted(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
-
-        source, target = Renamed(), Wanted()
-        load_weights(target, {k: v for k, v in source.state_dict().items() if "num_batches" not in k})
-        assert_close(target.conv.weight, source.a.weight, rtol=0, atol=0)
+        """The official VGG counts its convolutions from 0, max-pools too: some names stand for other layers here."""
+        target, source = build_backbone("vgg16_bn_cifar"), build_backbone("vgg16_bn_cifar")
+        places = [0, 1, 3, 4, 6, 7, 8, 10, 11, 12, 14, 15, 16]
+        official = {
+            re.sub(r"(conv|norm)(\d+)", lambda m: f"{m[1]}{places[int(m[2]) - 1]}", k) if "features" in k else k: v
+            for k, v in source.state_dict().items()
+        }
+        assert "features.conv0.weight" in official
+        assert "features.conv1.weight" in official
+        with pytest.warns(UserWarning, match="matched by their order"):
+            load_weights(target, official)
+        assert_close(target.state_dict(), source.state_dict(), rtol=0, atol=0)
 
     def test_pruned_checkpoint_brings_its_plan(self, tmp_path, make_trainer, loader):
         trainer, pruned = make_trainer(max_epochs=1), HRank("resnet20", num_classes=4, plan=PLAN)
