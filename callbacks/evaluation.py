@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
+from callbacks.progress import progress
 from lit_methods.backbones import build_backbone
 from lit_methods.classification import ImageClassifier
 from lit_methods.functional.modes import evaluating
@@ -17,7 +18,7 @@ from lit_methods.functional.modes import evaluating
 def device_batches(trainer: Trainer, loader: Iterable[Any]) -> Iterator[Any]:
     """Batches of a loader on the trainer's device, after the datamodule's transfer hooks."""
     for batch in loader:
-        yield trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+        yield trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch), dataloader_idx=0)
 
 
 def validation_top1(trainer: Trainer, module: ImageClassifier) -> float | None:
@@ -28,16 +29,17 @@ def validation_top1(trainer: Trainer, module: ImageClassifier) -> float | None:
         module: its module.
 
     Returns:
-        A fraction of 1, equal on every process; ``None`` where the data has no validation split.
+        A fraction of 1, equal on every process; ``None`` where there is nothing to validate on.
     """
     loader = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
-    if not loader:
-        return None
     limit = trainer.limit_val_batches
-    batches = islice(loader, limit if isinstance(limit, int) else int(limit * len(loader)))
+    if not loader or limit == 0:
+        return None
+    count = min(limit, len(loader)) if isinstance(limit, int) else int(limit * len(loader))
     accuracy = MulticlassAccuracy(module.hparams["num_classes"], average="micro").to(module.device)
-    with evaluating(module):
-        for batch in device_batches(trainer, batches):
+    batches = progress(trainer, device_batches(trainer, islice(loader, count)), "validation top-1", total=count)
+    with evaluating(module), trainer.precision_plugin.forward_context():
+        for batch in batches:
             accuracy.update(module(batch["image"]), batch["label"])
     return float(accuracy.compute())
 

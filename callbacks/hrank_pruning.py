@@ -82,6 +82,8 @@ class HRankPruning(FilterPruning):
         self.rates: list[float] | float = parse_compress_rate(rates) if isinstance(rates, str) else rates
         if bad := [rate for rate in np.ravel(self.rates) if not 0 <= rate < 1]:
             raise ValueError(f"rates={rates!r}: {bad[0]} is outside [0, 1); a rate is the fraction that is removed")
+        if mode not in ("oneshot", "layerwise"):
+            raise ValueError(f"mode={mode!r} must be 'oneshot' or 'layerwise'")
         if epochs_per_layer < 1 or num_images < 1:
             raise ValueError(f"epochs_per_layer={epochs_per_layer} and num_images={num_images} must be at least 1")
         if not 0 <= freeze_fraction <= 1:
@@ -128,8 +130,8 @@ class HRankPruning(FilterPruning):
                     "augmented), or scores=FILE with ranks taken before"
                 )
             self._images(trainer)  # refuses a number that the data does not have, before hours of training
-        elif self.scores is None:
-            load_rank_scores(self.score_file, arch)
+        else:
+            build_plan(arch, load_rank_scores(self.score_file, arch), list(self._rates_of(arch).values()))
 
     def _images(self, trainer: Trainer) -> DataLoader:
         return trainer.datamodule.calibration_dataloader(self.num_images, augmented=self.augmented)  # type: ignore[attr-defined]
@@ -198,7 +200,11 @@ class HRankPruning(FilterPruning):
         """Remember the best weights of the running stage; the next one goes on from them."""
         if self.mode == "oneshot" or self.stages_done == 0 or trainer.sanity_checking:
             return
-        self._consider(trainer.current_epoch, float(trainer.callback_metrics["val/top1"]), prunable(pl_module))
+        module = prunable(pl_module)
+        logged = trainer.callback_metrics.get("val/top1")  # a subclass may log something else
+        top1 = validation_top1(trainer, module) if logged is None else float(logged)
+        if top1 is not None:
+            self._consider(trainer.current_epoch, top1, module)
 
     def _consider(self, epoch: int, top1: float, module: ImageClassifier) -> None:
         self.best["seen"] = epoch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +10,7 @@ from typing import Any, Literal
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from callbacks.complexity_logger import ComplexityLogger
 from callbacks.evaluation import DenseReference, dense_network, input_size, validation_top1
@@ -35,6 +37,8 @@ class FilterPruning(Callback, ABC):
     """
 
     def __init__(self, at_epoch: int = 0, residual: Literal["live", "scatter"] = "live") -> None:
+        if residual not in ("live", "scatter"):
+            raise ValueError(f"residual={residual!r} must be 'live' or 'scatter'")
         if at_epoch < 0:
             raise ValueError(f"at_epoch={at_epoch} must not be negative; 0 prunes before training starts")
         self.at_epoch = at_epoch
@@ -67,7 +71,9 @@ class FilterPruning(Callback, ABC):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse what cannot be pruned; prune at once with ``at_epoch=0``."""
         module = prunable(pl_module)
-        self.check(trainer, module)
+        if self.stages_done == 0:
+            self.check(trainer, module)
+        self._bring_dense_along(trainer)
         # a resumed run gets its optimiser state back after this hook, for the network of the checkpoint
         if self.at_epoch == 0 and self.stages_done == 0 and not self._resumed:
             if untrained(module.model):
@@ -97,11 +103,12 @@ class FilterPruning(Callback, ABC):
         """Refuse arguments that do not fit this network or its data; subclasses add theirs."""
         if not hasattr(getattr(trainer, "datamodule", None), "val_dataloader"):
             raise ValueError(f"{type(self).__name__} needs a datamodule: pass trainer.fit(module, datamodule=...)")
-        if self.stages_done == 0 and module.hparams["plan"] is not None:
+        if module.hparams["plan"] is not None:
             raise ValueError(
                 f"{type(self).__name__}: the network is pruned already (it has a plan); start from the dense one, or "
                 "leave this callback out to fine-tune it"
             )
+        prune_model(module.model, PrunePlan(module.hparams["backbone"], {}, self.residual))  # can it be rebuilt at all?
 
     # -- how --------------------------------------------------------------------------------------------------------
 
@@ -121,6 +128,15 @@ class FilterPruning(Callback, ABC):
         path = Path(trainer.default_root_dir, "dense.ckpt").absolute()
         trainer.save_checkpoint(path, weights_only=True)
         self.dense_checkpoint = str(path)
+
+    def _bring_dense_along(self, trainer: Trainer) -> None:
+        """A run that goes on in another directory, or whose directory was moved, has its dense network there too."""
+        if self.dense_checkpoint is None:
+            return
+        here, there = Path(trainer.default_root_dir, "dense.ckpt").absolute(), Path(self.dense_checkpoint)
+        if trainer.is_global_zero and there.is_file() and there != here:
+            shutil.copyfile(there, here)
+        self.dense_checkpoint = str(here)
 
     def _record(self, trainer: Trainer, module: ImageClassifier, plan: PrunePlan, before: float | None) -> None:
         dense, size = dense_network(module), input_size(trainer, module)
@@ -156,20 +172,25 @@ class FilterPruning(Callback, ABC):
         """Get the dense network back, after a fit that pruned."""
         if self.dense_checkpoint is None:
             return
-        if not Path(self.dense_checkpoint).is_file():
+        # the first process reads: others may have no access to its disk, and all must agree
+        found = trainer.is_global_zero and Path(self.dense_checkpoint).is_file()
+        tensors = trainer.strategy.broadcast(read_weights(self.dense_checkpoint)[0] if found else None)
+        if tensors is None:
             rank_zero_warn(f"{self.dense_checkpoint} is gone: the dense network is not tested beside the pruned one")
             return
         module = prunable(pl_module)
         network = dense_network(module)
-        load_weights(network, read_weights(self.dense_checkpoint)[0], self.dense_checkpoint)
-        self._dense = DenseReference(network.to(module.device), module.hparams["num_classes"])
+        load_weights(network, tensors, self.dense_checkpoint)
+        network = trainer.precision_plugin.convert_module(network.to(module.device))
+        self._dense = DenseReference(network, module.hparams["num_classes"])
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
     ) -> None:
         """The dense network's answer to the same batch."""
         if self._dense is not None:
-            self._dense.update(prunable(pl_module).normalize(batch["image"]), batch["label"])
+            with trainer.precision_plugin.forward_context():  # as the pruned network
+                self._dense.update(prunable(pl_module).normalize(batch["image"]), batch["label"])
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log ``test/dense_top1``."""
@@ -233,5 +254,6 @@ def prunable(module: LightningModule) -> ImageClassifier:
 
 def untrained(network: nn.Module) -> bool:
     """Whether all batch norms are as they were made: no batch and no checkpoint has ever reached the network."""
-    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d) and m.running_mean is not None]
+    # _BatchNorm, since sync_batchnorm has replaced the others by then
+    norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     return bool(norms) and all(not m.running_mean.any() and bool((m.running_var == 1).all()) for m in norms)  # type: ignore[union-attr]

@@ -6,8 +6,8 @@ The only place that touches Lightning's private strategy members; seen on lightn
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
-from torch import nn
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
+from torch import Tensor, nn
 
 from lit_methods.functional.modes import evaluating
 
@@ -39,13 +39,21 @@ def replace_network(trainer: Trainer, module: LightningModule, network: nn.Modul
 def forget_old_network(trainer: Trainer, module: LightningModule) -> None:
     """Reset what callbacks remember of a network that is gone: best scores, patience, averaged weights.
 
-    A callback of yours that remembers one has a method ``start_afresh()``.
+    A callback of yours that remembers one has a method ``start_afresh()``. Old checkpoint files stay where they are.
     """
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if hasattr(callback, "start_afresh"):
             callback.start_afresh()
+        elif isinstance(callback, ModelCheckpoint):
+            callback.best_k_models, callback.kth_best_model_path, callback.best_model_path = {}, "", ""
+            callback.best_model_score = callback.current_score = None
+            callback.kth_value = _worst(lowest_is_best=callback.mode == "min")
         elif isinstance(callback, EarlyStopping):
             callback.wait_count = 0
-            callback.best_score = torch.tensor(torch.inf if callback.monitor_op is torch.lt else -torch.inf)
+            callback.best_score = _worst(lowest_is_best=callback.monitor_op is torch.lt)
         elif isinstance(callback, WeightAveraging):
             callback.setup(trainer, module, "fit")
+
+
+def _worst(lowest_is_best: bool) -> Tensor:
+    return torch.tensor(torch.inf if lowest_is_best else -torch.inf)

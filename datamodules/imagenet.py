@@ -14,7 +14,7 @@ from torch import Tensor
 from datamodules.classification import ImageClassificationDataModule, LabelledImages
 from datamodules.draws import AUGMENT, uniforms
 from datamodules.transforms import CROP_DRAWS, random_resized_crop, resize_and_center_crop, to_uint8
-from lit_methods.functional.pictures import BadImageError, list_images, read_rgb
+from lit_methods.functional.pictures import BadImageError, list_images, read_rgb, resize_side
 
 TRAIN_FOLDERS = ("train", "ILSVRC2012_img_train")
 TEST_FOLDERS = ("val", "ILSVRC2012_img_val")
@@ -123,7 +123,8 @@ class ImageNetDataModule(ImageClassificationDataModule):
             class that has two; 0 means none.
         seed: decides the validation split, the order of training and the augmentation.
         image_size: side of the pictures, in pixels.
-        resize_size: short side before the centre crop of evaluation, in pixels.
+        resize_size: short side before the centre crop of evaluation, in pixels; ``None`` keeps the margin of 256 to 224
+            (none up to 64 pixels), which is what ``predict`` does with own pictures.
         on_bad_image: ``raise`` stops at a file that cannot be read and names it. ``skip`` warns once per file, takes
             the next one in training, leaves it out in evaluation, and counts (:attr:`bad_images`, :meth:`summary`).
 
@@ -140,10 +141,11 @@ class ImageNetDataModule(ImageClassificationDataModule):
         val_fraction: float = 0.02,
         seed: int = 0,
         image_size: int = 224,
-        resize_size: int = 256,
+        resize_size: int | None = None,
         on_bad_image: Literal["raise", "skip"] = "raise",
     ) -> None:
         super().__init__(batch_size, num_workers, val_fraction, seed)
+        resize_size = resize_side(image_size) if resize_size is None else resize_size
         if not 1 <= image_size <= resize_size:
             raise ValueError(f"image_size must be between 1 and resize_size={resize_size}, got {image_size}")
         if on_bad_image not in ("raise", "skip"):

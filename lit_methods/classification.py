@@ -24,19 +24,24 @@ from lit_methods.functional.drawing import caption
 
 
 class Normalize(nn.Module):
-    """``(image - mean) / std`` per channel, for images (B, C, H, W) in [0, 1]."""
+    """``(image - mean) / std`` per channel, for images (B, C, H, W) in [0, 1], in the network's own dtype.
+
+    Args:
+        mean: per channel; ``None`` leaves the pixels as they are.
+        std: per channel.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: list[float], std: list[float]) -> None:
+    def __init__(self, mean: list[float] | None, std: list[float] | None) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean or [0.0]).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std or [1.0]).view(-1, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
         """Normalised images of the same shape."""
-        return (image - self.mean) / self.std
+        return ((image - self.mean) / self.std).to(self.mean.dtype)  # buffers follow the module to bfloat16 or float64
 
 
 class ImageClassifier(Described, LightningModule):
@@ -55,7 +60,7 @@ class ImageClassifier(Described, LightningModule):
         mean: per channel, for images in [0, 1]; ``None`` hands pixels on as they are.
         std: per channel; given together with ``mean``.
         input_size: (C, H, W) that the network is fed with; ``predict`` resizes to it.
-        class_names: one name per class, for people.
+        class_names: names of the classes, for people; those beyond the last name go by their number.
         base_checkpoint: trained weights to start from: a checkpoint, ``.safetensors``, ``.npz`` or state dict on disk,
             or a torchvision entry such as ``"ResNet50_Weights.IMAGENET1K_V1"`` (the only case that may download).
             Weights of the full network are cut to what ``plan`` keeps; a pruned checkpoint brings its own plan.
@@ -109,12 +114,12 @@ class ImageClassifier(Described, LightningModule):
         start_epoch: int = 0,
     ) -> None:
         super().__init__()
-        _check(num_classes, mean, std, class_names, label_smoothing, lr, finetune_lr, warmup_epochs)
+        _check(num_classes, mean, std, class_names, label_smoothing, lr, finetune_lr, schedule, warmup_epochs)
         self.save_hyperparameters()  # here once, for subclasses too: they never call it again
         for name in [k for k, v in self.hparams.items() if isinstance(v, nn.Module)]:
             del self.hparams[name]  # an object given in code; from YAML it is its config, which stays
         self.model = build_backbone(backbone, num_classes, plan)
-        self.normalize = Normalize(mean, std) if mean and std else nn.Identity()
+        self.normalize = Normalize(mean, std)
         accuracy: dict[str, Metric | MetricCollection] = {
             f"top{k}": MulticlassAccuracy(num_classes, top_k=k, average="micro") for k in {1, min(5, num_classes)}
         }
@@ -195,8 +200,8 @@ class ImageClassifier(Described, LightningModule):
 
     def class_name(self, label: int) -> str:
         """The name of a class; its number where no names are known."""
-        names = self.hparams["class_names"]
-        return names[label] if names else str(label)
+        names = self.hparams["class_names"] or []
+        return names[label] if label < len(names) else str(label)
 
     def draw(self, image: np.ndarray, prediction: dict[str, Any]) -> np.ndarray:
         """The picture with its most likely class below it.
@@ -231,7 +236,7 @@ class ImageClassifier(Described, LightningModule):
         warmup = self.hparams["warmup_epochs"]
         factor = lr_factor(
             schedule=self.hparams["schedule"],
-            epochs=max(1, (self.trainer.max_epochs or 1) - self.hparams["start_epoch"]),
+            epochs=max(1, self._epochs() - self.hparams["start_epoch"]),
             milestones=self.hparams["milestones"] or [],
             gamma=self.hparams["gamma"],
             warmup=warmup,
@@ -243,16 +248,28 @@ class ImageClassifier(Described, LightningModule):
             "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": interval},
         }
 
+    def _epochs(self) -> int:
+        """Length of the run in epochs; only the cosine asks for more than one."""
+        if self.hparams["schedule"] != "cosine":
+            return 1
+        if (epochs := self.trainer.max_epochs or -1) > 0:
+            return epochs
+        if self.trainer.max_steps > 0:
+            return math.ceil(self.trainer.max_steps / self._steps_per_epoch())
+        raise ValueError("schedule='cosine' needs a run of known length: give trainer.max_epochs or trainer.max_steps")
+
     def _steps_per_epoch(self) -> int:
-        total = self.trainer.estimated_stepping_batches
-        if not math.isfinite(total):
-            raise ValueError("warmup_epochs needs a run of known length: give trainer.max_epochs and a sized loader")
-        return max(1, int(total) // max(1, self.trainer.max_epochs or 1))
+        self.trainer.fit_loop.setup_data()  # as trainer.estimated_stepping_batches does: how many batches are there?
+        batches = self.trainer.num_training_batches
+        if not math.isfinite(batches):
+            raise ValueError("a schedule in steps (warmup_epochs, max_steps) needs a training loader of known length")
+        return max(1, math.ceil(batches / self.trainer.accumulate_grad_batches))
 
     def set_plan(self, plan: dict[str, Any] | None) -> None:
         """Rebuild the network for this plan (fresh weights) and remember it for the checkpoint."""
         with torch.random.fork_rng(devices=[]):  # the fresh weights are about to be replaced
-            network = build_backbone(self.hparams["backbone"], self.hparams["num_classes"], plan)
+            backbone = self.hparams.get("backbone", self.model)  # a network given as an object cannot follow a plan
+            network = build_backbone(backbone, self.hparams["num_classes"], plan)
         self.model = network.to(self.device)
         self.hparams["plan"] = plan
 
@@ -298,7 +315,7 @@ def lr_factor(
     def factor(step: int) -> float:
         if step < warmup * steps_per_epoch:
             return (step + 1) / (warmup * steps_per_epoch)
-        epoch = step // steps_per_epoch
+        epoch = min(step // steps_per_epoch, epochs) if schedule == "cosine" else step // steps_per_epoch
         if schedule == "cosine":
             return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / max(1, epochs - warmup)))
         return gamma ** sum(epoch >= milestone for milestone in milestones)
@@ -314,6 +331,7 @@ def _check(
     label_smoothing: float,
     lr: float,
     finetune_lr: float | None,
+    schedule: str,
     warmup_epochs: int,
 ) -> None:
     if num_classes < 1:
@@ -322,8 +340,13 @@ def _check(
         raise ValueError(f"mean={mean} and std={std} go together: give both or neither")
     if std is not None and (min(std) <= 0 or len(std) != len(mean or [])):
         raise ValueError(f"std={std} must be positive, one value per entry of mean={mean}")
-    if class_names is not None and len(class_names) != num_classes:
-        raise ValueError(f"class_names has {len(class_names)} names for num_classes={num_classes}")
+    if class_names is not None and len(class_names) > num_classes:
+        raise ValueError(
+            f"num_classes={num_classes} is fewer than the {len(class_names)} class_names; "
+            "leave num_classes out to take it from the data"
+        )
+    if schedule not in ("multistep", "cosine"):
+        raise ValueError(f"schedule={schedule!r} must be 'multistep' or 'cosine'")
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing={label_smoothing} must lie in [0, 1)")
     if lr <= 0 or (finetune_lr is not None and finetune_lr <= 0):

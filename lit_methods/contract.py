@@ -46,7 +46,7 @@ class Described:
     """Mixin before ``LightningModule``: its checkpoints say which class wrote them.
 
     ``Predictor.from_checkpoint`` and the command line rebuild the module from the file alone. Classes of other packages
-    are named in the file too, but never imported from it: their users pass ``cls=``.
+    are named in the file too, but never imported from it: their users pass ``module_class=``.
     """
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -72,14 +72,14 @@ def checkpoint_class(checkpoint: dict[str, Any]) -> Any:
         >>> checkpoint_class({"lit_methods": {"class": "os.system"}})
         Traceback (most recent call last):
             ...
-        ValueError: the checkpoint was written by os.system, which is outside lit_methods: pass the class (cls=...)
+        ValueError: the checkpoint was written by os.system, outside lit_methods: pass the class (module_class=...)
     """
     path = checkpoint.get("lit_methods", {}).get("class")
     if path is None:
-        raise ValueError("the checkpoint does not say which class wrote it: pass the class (cls=...)")
+        raise ValueError("the checkpoint does not say which class wrote it: pass the class (module_class=...)")
     home, _, name = path.rpartition(".")
     if home.split(".")[0] != "lit_methods":  # a file decides nothing about what is imported
         raise ValueError(
-            f"the checkpoint was written by {path}, which is outside lit_methods: pass the class (cls=...)"
+            f"the checkpoint was written by {path}, outside lit_methods: pass the class (module_class=...)"
         )
     return getattr(import_module(home), name)

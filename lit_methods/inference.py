@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
 from lit_methods.contract import checkpoint_class
-from lit_methods.functional.pictures import SUFFIXES, read_rgb, to_rgb
+from lit_methods.functional.pictures import SUFFIXES, read_rgb, resize_side, to_rgb
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
 
@@ -106,7 +106,8 @@ def find_pictures(paths: Iterable[str | Path]) -> list[Path]:
     found: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            found += sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            files = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            found += sorted(p for p in files if not p.name.startswith("."))  # some systems leave ._name.jpg beside each
         elif path.exists():
             found.append(path)
         else:
@@ -143,16 +144,16 @@ def as_image(picture: Picture) -> Tensor:
 
 
 def fit_size(image: Tensor, size: Sequence[int] | None) -> Tensor:
-    """Resize the short side to the network's and crop the centre; ``size`` is (C, H, W), ``None`` leaves it.
+    """The usual view for evaluation: short side to ``resize_side``, then the centre.
 
-    Source:
-        the usual evaluation view; the margin of the ImageNet recipe (256 to 224) is kept above 64 pixels.
+    Args:
+        image: (3, H, W) in [0, 1].
+        size: (C, H, W) that comes out; ``None`` leaves the image as it is.
     """
     if size is None or tuple(image.shape[1:]) == tuple(size[1:]):
         return image
     height, width = size[1:]
-    short = max(height, width)
-    resized = tvf.resize(image, [short * 256 // 224 if short > 64 else short], antialias=True)
+    resized = tvf.resize(image, [resize_side(max(height, width))], antialias=True)
     return tvf.center_crop(resized, [height, width]).clamp(0, 1)
 
 

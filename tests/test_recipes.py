@@ -99,11 +99,10 @@ def test_recipe_fits_tests_and_resumes(recipe, overrides, tmp_path, capsys):
         assert checkpoint["hyper_parameters"]["plan"]["keep"]
         assert 0 <= summary["test/dense_top1"] <= 1
 
-    tested = tmp_path / "tested"
-    assert main("test", [recipe, "--run_dir", str(tested), "--ckpt_path", str(last), *words]) == 0
-    best = torch.load(next((run / "checkpoints").glob("epoch*.ckpt")), weights_only=True)
-    if best["epoch"] == 1:  # then last and best are the same network
-        assert json.loads((tested / "summary.json").read_text())["test/top1"] == summary["test/top1"]
+    (state,) = (state for key, state in checkpoint["callbacks"].items() if key.startswith("RunCheckpoint"))
+    tested, best = tmp_path / "tested", state["best_model_path"]
+    assert main("test", [recipe, "--run_dir", str(tested), "--ckpt_path", best, *words]) == 0
+    assert json.loads((tested / "summary.json").read_text())["test/top1"] == summary["test/top1"]
 
     resume = ["--ckpt_path", "last", "--trainer.max_epochs", "3", "--run_dir", str(run)]
     assert main("fit", [recipe, *resume, *words]) == 0

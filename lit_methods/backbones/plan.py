@@ -133,7 +133,7 @@ def find_backbone(arch: object) -> Backbone:
         )
     raise ValueError(
         f"a bare {type(arch).__name__} has no table that says how its layers hang together, so it cannot be pruned; "
-        "add one, BACKBONES['my_net'] = Backbone(build, prune_points), and pass its name"
+        "add one, BACKBONES['my_net'] = Backbone(build, prune_points), as examples/subclass.py does, and pass its name"
     )
 
 
@@ -244,7 +244,10 @@ def prune_model(model: nn.Module, plan: PrunePlan, residual: Literal["live", "sc
         torch.Size([16, 2, 3, 3])
     """
     plan = replace(plan, residual=residual or plan.residual)
-    num_classes = [layer for layer in model.modules() if isinstance(layer, nn.Linear)][-1].out_features
+    linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    if not linear:
+        raise ValueError(f"{type(model).__name__} has no linear layer, whose outputs would tell the number of classes")
+    num_classes = linear[-1].out_features
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn and thrown away: leave the user's stream alone
         small = build_backbone(plan.arch, num_classes, plan)
     small.to(next(model.parameters()).device)

@@ -56,7 +56,7 @@ def read_weights(source: str) -> tuple[dict[str, Tensor], dict[str, Any] | None]
     tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
         raise ValueError(f"base_checkpoint={source!r} holds no weights; its keys are {', '.join(list(content)[:5])}")
-    return _strip_prefix(tensors), plan
+    return _strip_prefixes(tensors), plan
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -70,11 +70,11 @@ def _read(path: Path) -> dict[str, Any]:
     return dict(torch.load(path, map_location="cpu", weights_only=True))
 
 
-def _strip_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names without what wrappers put in front of all of them, such as ``model.`` in our own checkpoints."""
     for prefix in _PREFIXES:
-        inside = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        if inside and (prefix == "model." or len(inside) == len(tensors)):  # beside model.* a module keeps metrics
-            return _strip_prefix(inside)
+        if all(name.startswith(prefix) for name in tensors):
+            return _strip_prefixes({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
     return tensors
 
 

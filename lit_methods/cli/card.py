@@ -107,7 +107,8 @@ def write_card(
     lines += ["", f"Tables: {', '.join(tables)}"] if tables else []
     for path in sorted(run_dir.glob("pictures/*.png")):
         lines += ["", f"![{path.stem}](pictures/{path.name})"]
-    command = f"python -m lit_methods.fit --config {run_dir / 'config.yaml'}"
+    command = f"python -m lit_methods.{facts.get('command', 'fit')} --config {run_dir / 'config.yaml'}"
+    command += f" --ckpt_path {facts['checkpoint']}" if facts.get("checkpoint") else ""
     lines += ["", f"Again: `{command}`", ""]
     (run_dir / "card.md").write_text("\n".join(lines), "utf-8")
 

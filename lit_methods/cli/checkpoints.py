@@ -14,8 +14,8 @@ class RunCheckpoint(ModelCheckpoint):
     """Keep the best checkpoints and the last one, in ``checkpoints/`` of the run's directory.
 
     Lightning's own, except: ``last.ckpt`` is written after every epoch and validation (Lightning skips it when the
-    best ones did not change), scores survive a change of directory, and :meth:`start_afresh` forgets a network that
-    has changed its shape. Without ``monitor`` there is ``last.ckpt`` alone, since the best one would be its copy.
+    best ones did not change), and scores survive a change of directory. Without ``monitor`` there is ``last.ckpt``
+    alone, since the best one would be its copy.
 
     Args:
         monitor: log key that decides which checkpoint is best, such as ``val/top1``; ``None`` keeps the last alone.
@@ -70,12 +70,6 @@ class RunCheckpoint(ModelCheckpoint):
             if path and Path(path).is_file():
                 return path
         return None
-
-    def start_afresh(self) -> None:
-        """Forget scores and best checkpoints, as after pruning; the old files stay where they are."""
-        self.best_k_models, self.kth_best_model_path, self.best_model_path = {}, "", ""
-        self.best_model_score = self.current_score = None
-        self.kth_value = torch.tensor(torch.inf if self.mode == "min" else -torch.inf)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over scores and best checkpoints, also those of another directory (Lightning drops them).

@@ -40,19 +40,23 @@ class OneLineParser(LightningArgumentParser):
 
 
 class Start(Callback):
-    """Notes that the first batch is due, and writes ``config.yaml`` then: a run that never began leaves nothing."""
+    """Notes that the first batch is due, and writes ``config.yaml`` then: a run that never began leaves nothing.
+
+    The sanity check does not count: what fails there is nearly always what the user gave.
+    """
 
     def __init__(self, cli: "RunCLI") -> None:
         self.cli = cli
         self.began = False
 
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
         if not self.began and trainer.is_global_zero:
             self.cli.save_config()
         self.began = True
 
-    on_sanity_check_start = on_train_start = _begin
-    on_validation_start = on_test_start = on_predict_start = _begin
+    on_train_start = on_validation_start = on_test_start = on_predict_start = _begin
 
 
 class RunCLI(LightningCLI):

@@ -18,19 +18,29 @@ _FILTERED = (
 )
 
 
+def _one_line(message: Warning | str, *_: object) -> str:
+    return f"warning: {' '.join(str(message).split())}\n"
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Filter the warnings above; without a terminal, Lightning's notices (devices, tips, seed) too."""
+    """Filter the warnings above, and tell others on one line, without the place in the code.
+
+    Without a terminal, Lightning's notices (devices, tips, seed) are filtered too.
+    """
     names = () if sys.stderr.isatty() else ("lightning.pytorch", "lightning.fabric", "lightning")
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
+    layout = warnings.formatwarning
     for logger in loggers:
         logger.setLevel(logging.WARNING)
+    warnings.formatwarning = _one_line  # type: ignore[assignment]
     try:
         with warnings.catch_warnings():
             for pattern in _FILTERED:
                 warnings.filterwarnings("ignore", pattern)
             yield
     finally:
+        warnings.formatwarning = layout
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

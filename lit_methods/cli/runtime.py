@@ -131,7 +131,8 @@ def _leave(cli: RunCLI, metrics: dict[str, float], started: float, stage: str) -
         "data": _path_of(cli.datamodule),
         "checkpoint": cli.directory.ckpt_path,
     }
-    card.write_card(path, cli.recipe, facts, cli.config.get("paper") or {}, summary)
+    if cli.entry == "fit" or not cli.directory.in_place:  # an evaluation leaves the card of its run alone
+        card.write_card(path, cli.recipe, facts, cli.config.get("paper") or {}, summary)
     card.print_table(f"{cli.recipe}, {stage}", summary, stage)
     print(path, flush=True)
 

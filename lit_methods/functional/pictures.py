@@ -60,6 +60,18 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def resize_side(size: int) -> int:
+    """Short side to resize to before the centre crop of evaluation: 256 for 224, the same margin for other sizes.
+
+    Pictures of 64 pixels and less, such as CIFAR's, are not cropped.
+
+    Example:
+        >>> resize_side(224), resize_side(112), resize_side(32)
+        (256, 128, 32)
+    """
+    return round(size * 256 / 224) if size > 64 else size
+
+
 def list_images(folder: Path) -> list[str]:
     """Names of the picture files directly inside a folder, sorted; endings in any case.
 

@@ -9,10 +9,11 @@ from callbacks import ComplexityLogger, HRankPruning
 from callbacks.pruning import untrained
 from datamodules import CIFARDataModule
 from lit_methods import HRank
-from lit_methods.backbones import build_backbone, prune_model, prune_points
+from lit_methods.backbones import BACKBONES, Backbone, build_backbone, prune_model, prune_points
 from lit_methods.backbones.plan import PrunePlan
 from lit_methods.functional import count_macs
 from lit_methods.hrank.functional import load_rank_scores, rank_scores, select_filters
+from tests.tiny import TinyNet, tiny_points
 
 SMALL = {"limit_train_batches": 3, "limit_val_batches": 2, "limit_test_batches": 2, "num_sanity_val_steps": 0}
 
@@ -220,6 +221,8 @@ class TestRefusals:
             ({"rates": 0.5, "num_images": 0}, "num_images=0"),
             ({"rates": 0.5, "epochs_per_layer": 0}, "epochs_per_layer=0"),
             ({"rates": 0.5, "freeze_fraction": 1.5}, "freeze_fraction=1.5"),
+            ({"rates": 0.5, "mode": "one-shot"}, "mode='one-shot' must be"),
+            ({"rates": 0.5, "residual": "Live"}, "residual='Live' must be"),
         ],
     )
     def test_arguments(self, kwargs, message):
@@ -253,6 +256,21 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"layer1\.0\.conv1"):
             fit(make_trainer, HRankPruning(rates=0.5, at_epoch=1, scores=str(tmp_path / "scores.npz")))
 
+    def test_scores_that_lack_a_convolution(self, make_trainer, tmp_path):
+        np.savez(tmp_path / "scores.npz", **{"body.conv1": np.zeros(8)})
+        with pytest.raises(ValueError, match=r"scores of 'body\.conv2'"):
+            fit(make_trainer, HRankPruning(rates=0.5, at_epoch=1, scores=str(tmp_path / "scores.npz")))
+
+    def test_network_that_does_not_know_its_channels(self, make_trainer, monkeypatch):
+        class Bare(TinyNet):
+            def __init__(self, *args, **kwargs):
+                super().__init__(*args, **kwargs)
+                del self.kept_channels
+
+        monkeypatch.setitem(BACKBONES, "bare", Backbone(Bare, tiny_points))
+        with pytest.raises(ValueError, match="kept_channels must tell"):
+            fit(make_trainer, HRankPruning(rates=0.5, at_epoch=1, num_images=40), tiny("bare"))
+
     def test_a_run_that_is_too_short_is_one_warning(self, make_trainer):
         callback = HRankPruning(rates=0.5, at_epoch=7, num_images=40)
         with pytest.warns(UserWarning, match=r"ended after 1 epochs with 0 of 1 prunings done"):
@@ -266,3 +284,44 @@ def test_untrained_sees_only_fresh_batch_norms():
     net(torch.rand(4, 3, 32, 32))
     assert not untrained(net)
     assert not untrained(build_backbone("tiny_nobn", 10))  # nothing to tell by
+    assert untrained(torch.nn.SyncBatchNorm.convert_sync_batchnorm(build_backbone("tiny", 10)))
+
+
+def test_without_validation_nothing_is_claimed_about_it(make_trainer):
+    callback = HRankPruning(rates=0.5, at_epoch=1, num_images=40)
+    fit(make_trainer, callback, limit_val_batches=0)
+    assert "prune/macs" in callback.summary()
+    assert not [key for key in callback.summary() if "val" in key]
+
+
+def test_bfloat16_weights_run_through_ranks_and_both_tests(make_trainer):
+    callback, data = HRankPruning(rates=0.5, at_epoch=1, num_images=40), digits()
+    trainer, module = fit(make_trainer, callback, data=data, precision="bf16-true")
+    result = trainer.test(module, datamodule=data, verbose=False)[0]
+    assert 0 <= result["test/dense_top1"] <= 1
+    assert all(scores.dtype == torch.float64 for scores in callback.scores.values())
+
+
+def test_layerwise_with_a_module_that_logs_something_else(make_trainer):
+    class Silent(HRank):
+        def validation_step(self, batch, batch_idx):
+            self.log("val/other", 1.0)
+
+    data = digits()
+    module = Silent("tiny", num_classes=10, mean=data.mean, std=data.std, lr=0.05)
+    callback = HRankPruning(rates=0.5, at_epoch=1, mode="layerwise", epochs_per_layer=1, num_images=40)
+    fit(make_trainer, callback, module, epochs=4)
+    assert callback.stages_done == 3
+    assert callback.best["top1"] >= 0
+
+
+def test_the_dense_network_follows_a_run_that_was_moved(make_trainer, tmp_path):
+    callback, data = HRankPruning(rates=0.5, at_epoch=1, num_images=40), digits()
+    trainer, _ = fit(make_trainer, callback, data=data, default_root_dir=str(tmp_path / "old"))
+    trainer.save_checkpoint(tmp_path / "old" / "last.ckpt")
+    (tmp_path / "old").rename(tmp_path / "new")
+    again = HRankPruning(rates=0.5, at_epoch=1, num_images=40)
+    trainer = make_trainer(max_epochs=3, callbacks=[again], **SMALL | {"default_root_dir": str(tmp_path / "new")})
+    module = tiny()
+    trainer.fit(module, datamodule=data, ckpt_path=tmp_path / "new" / "last.ckpt", weights_only=True)
+    assert "test/dense_top1" in trainer.test(module, datamodule=data, verbose=False)[0]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -55,6 +55,20 @@ def test_patience_and_averages_forget_the_old_network(make_trainer):
     _, module = fit(make_trainer, Swap(), averaging)
     assert module.model.body.conv1.out_channels == 2
     assert averaging._average_model.module.model.body.conv1.out_channels == 2
+
+
+def test_best_checkpoint_is_of_the_new_network(make_trainer, tmp_path):
+    """Also with Lightning's own callback: of 0.9, (swapped) 0.1 and 0.3, the best is the last."""
+
+    class Scripted(Callback):
+        def on_validation_epoch_end(self, trainer, pl_module):
+            trainer.callback_metrics["score"] = torch.tensor([0.9, 0.1, 0.3][trainer.current_epoch])
+
+    saving = ModelCheckpoint(tmp_path, "{epoch}", monitor="score", mode="max", save_on_train_epoch_end=False)
+    fit(make_trainer, Scripted(), Swap(), saving, enable_checkpointing=True)
+    assert saving.best_model_path == str(tmp_path / "epoch=2.ckpt")
+    best = ImageClassifier.load_from_checkpoint(saving.best_model_path, weights_only=True)
+    assert best.model.body.conv1.out_channels == 2
 
 
 def test_start_afresh_is_called_on_whoever_has_it(make_trainer):

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule
 from toy_method import ToyCallback, ToyData, ToyMethod
 
+from callbacks.surgery import forget_old_network
 from lit_methods.cli.checkpoints import RunCheckpoint, read_checkpoint, resumed_step
 
 
@@ -66,16 +68,16 @@ def test_last_by_steps_while_the_monitored_value_is_yet_to_come(make_trainer, tm
     assert len(best) == 1
 
 
-def test_after_start_afresh_the_best_is_of_the_new_network_and_old_files_stay(make_trainer, tmp_path):
+def test_after_surgery_the_best_is_of_the_new_network_and_old_files_stay(make_trainer, tmp_path):
     """Validation 0.90, 0.95, (pruned) 0.60, 0.80: Lightning's best would be the dense network of epoch 1."""
     checkpoint = fit(make_trainer, tmp_path / "c", [0.90, 0.95, 0.60, 0.80], ToyCallback(at_epoch=2), save_top_k=1)
     assert steps(tmp_path / "c") == {"epoch=1-step=10.ckpt": 10, "epoch=3-step=20.ckpt": 20, "last.ckpt": 20}
     assert checkpoint.best_path() == str(tmp_path / "c" / "epoch=3-step=20.ckpt")
 
 
-def test_start_afresh_just_before_the_end_falls_back_to_the_last(make_trainer, tmp_path):
+def test_surgery_just_before_the_end_falls_back_to_the_last(make_trainer, tmp_path):
     checkpoint = fit(make_trainer, tmp_path / "c", [0.9, 0.8])
-    checkpoint.start_afresh()
+    forget_old_network(make_trainer(callbacks=[checkpoint], enable_checkpointing=True), LightningModule())
     assert checkpoint.best_path() == str(tmp_path / "c" / "last.ckpt")
 
 

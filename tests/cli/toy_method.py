@@ -9,6 +9,8 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR, StepLR
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from callbacks.surgery import forget_old_network
+
 
 class ToyNet(nn.Module):
     """One linear layer.
@@ -191,7 +193,7 @@ class ToyCallback(Callback):
 
     Args:
         keep: a share between 0 and 1.
-        at_epoch: when to call ``start_afresh`` on whoever has it; -1 is never.
+        at_epoch: when to pretend that the network changed its shape; -1 is never.
     """
 
     def __init__(self, keep: float = 0.5, at_epoch: int = -1) -> None:
@@ -201,9 +203,7 @@ class ToyCallback(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if trainer.current_epoch == self.at_epoch and batch_idx == 0:
-            for callback in trainer.callbacks:  # type: ignore[attr-defined]
-                if hasattr(callback, "start_afresh"):
-                    callback.start_afresh()
+            forget_old_network(trainer, pl_module)
 
     def summary(self) -> dict[str, Any]:
         return {"toy/keep": self.keep}

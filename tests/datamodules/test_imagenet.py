@@ -182,7 +182,7 @@ class TestFolders:
     @pytest.mark.parametrize(
         ("wrong", "message"),
         [
-            ({"image_size": 300}, "image_size must be between 1 and resize_size=256, got 300"),
+            ({"image_size": 300, "resize_size": 256}, "image_size must be between 1 and resize_size=256, got 300"),
             ({"image_size": 0}, "image_size must be between 1"),
             ({"on_bad_image": "ignore"}, 'on_bad_image must be "raise" or "skip", got \'ignore\''),
             ({"batch_size": 0}, "batch_size must be at least 1"),

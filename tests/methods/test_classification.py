@@ -121,7 +121,7 @@ class TestWeights:
         elif form == "official":
             torch.save({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in state.items()}}, path)
         else:
-            prefixed = {f"model.{k}": v for k, v in state.items()} | {"val_metrics.top1.tp": torch.zeros(1)}
+            prefixed = {f"model.{k}": v for k, v in state.items()}
             torch.save({"state_dict": prefixed, "hyper_parameters": {"plan": None}}, path)
         module = ImageClassifier("resnet20", base_checkpoint=str(path))
         wanted = {k: v for k, v in state.items() if "num_batches" not in k}
@@ -167,6 +167,12 @@ class TestWeights:
         (tmp_path / "r20.pth").unlink()
         HRank.load_from_checkpoint(tmp_path / "tuned.ckpt", weights_only=True)
 
+    def test_heads_beside_the_network_are_not_dropped(self, trained, tmp_path):
+        state = {f"model.{k}": v for k, v in trained.state_dict().items()} | {"head.weight": torch.zeros(2)}
+        torch.save({"state_dict": state, "hyper_parameters": {"plan": None}}, tmp_path / "own.ckpt")
+        with pytest.raises(ValueError, match=r"does not fit"):
+            HRank("resnet20", base_checkpoint=str(tmp_path / "own.ckpt"))
+
     def test_another_network_is_refused_with_a_table(self, trained, tmp_path):
         torch.save(trained.state_dict(), tmp_path / "r20.pth")
         with pytest.raises(ValueError, match=r"does not fit this CifarResNet: \d+ missing, 0 unexpected"):
@@ -194,14 +200,14 @@ class TestWeights:
 
 
 class TestSchedule:
-    def run(self, make_trainer, loader, epochs, **kwargs):
+    def run(self, make_trainer, loader, epochs, max_steps=-1, **kwargs):
         rates = []
 
         class Noting(ImageClassifier):
             def on_train_batch_start(self, batch, batch_idx):
                 rates.append(self.trainer.optimizers[0].param_groups[0]["lr"])
 
-        make_trainer(max_epochs=epochs).fit(Noting("tiny", num_classes=4, **kwargs), loader)
+        make_trainer(max_epochs=epochs, max_steps=max_steps).fit(Noting("tiny", num_classes=4, **kwargs), loader)
         return rates
 
     def test_multistep(self, make_trainer, loader):
@@ -211,6 +217,16 @@ class TestSchedule:
     def test_warmup_per_step_then_cosine_per_epoch(self, make_trainer, loader):
         rates = self.run(make_trainer, loader, 4, lr=0.6, schedule="cosine", warmup_epochs=2)
         assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6] + [0.6] * 3 + [0.3] * 3)
+
+    def test_cosine_over_a_run_that_is_given_in_steps(self, make_trainer, loader):
+        rates = self.run(make_trainer, loader, -1, lr=0.4, schedule="cosine", max_steps=12)
+        assert rates == pytest.approx(
+            [0.4 * 0.5 * (1 + np.cos(np.pi * epoch / 4)) for epoch in (0, 1, 2, 3) for _ in "abc"]
+        )
+
+    def test_max_steps_does_not_shorten_the_warmup(self, make_trainer, loader):
+        rates = self.run(make_trainer, loader, 9, lr=0.6, warmup_epochs=2, max_steps=4)
+        assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4])
 
     def test_factor_follows_the_formula(self):
         factor = lr_factor(schedule="cosine", epochs=90, milestones=[], gamma=0.1, warmup=5, steps_per_epoch=10)
@@ -230,7 +246,8 @@ class TestSchedule:
         ({"num_classes": 0}, "num_classes=0"),
         ({"mean": [0.5] * 3}, "go together"),
         ({"mean": [0.5] * 3, "std": [0.0] * 3}, "must be positive"),
-        ({"class_names": ["a"]}, "1 names for num_classes=10"),
+        ({"class_names": ["a"] * 11}, "num_classes=10 is fewer than the 11 class_names"),
+        ({"schedule": "cos"}, "schedule='cos' must be"),
         ({"label_smoothing": 1.0}, r"label_smoothing=1.0 must lie in \[0, 1\)"),
         ({"lr": 0.0}, "must be positive"),
         ({"warmup_epochs": -1}, "warmup_epochs=-1"),
