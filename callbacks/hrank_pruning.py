@@ -79,6 +79,7 @@ class HRankPruning(FilterPruning):
         max_bytes: int | None = None,
     ) -> None:
         super().__init__(at_epoch, residual)
+        self.given_rates = rates  # as the user wrote them, for messages
         self.rates: list[float] | float = parse_compress_rate(rates) if isinstance(rates, str) else rates
         if bad := [rate for rate in np.ravel(self.rates) if not 0 <= rate < 1]:
             raise ValueError(f"rates={rates!r}: {bad[0]} is outside [0, 1); a rate is the fraction that is removed")
@@ -122,7 +123,10 @@ class HRankPruning(FilterPruning):
         super().check(trainer, module)
         arch = module.hparams["backbone"]
         if isinstance(self.rates, list):  # build_plan says how many the network has
-            build_plan(arch, {p.conv: torch.zeros(p.num_filters) for p in prune_points(arch)}, self.rates)
+            try:
+                build_plan(arch, {p.conv: torch.zeros(p.num_filters) for p in prune_points(arch)}, self.rates)
+            except ValueError as ex:
+                raise ValueError(f"rates={self.given_rates!r}: {ex}") from None
         if self.score_file is None:
             if not hasattr(trainer.datamodule, "calibration_dataloader"):  # type: ignore[attr-defined]
                 raise ValueError(

@@ -10,7 +10,6 @@ from typing import Any, Literal
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from callbacks.complexity_logger import ComplexityLogger
 from callbacks.evaluation import DenseReference, dense_network, input_size, validation_top1
@@ -19,7 +18,7 @@ from callbacks.report import RunReport
 from callbacks.surgery import forget_old_network, replace_network
 from lit_methods.backbones import find_backbone, prune_model, prune_points
 from lit_methods.backbones.plan import PrunePlan
-from lit_methods.backbones.weights import load_weights, read_weights
+from lit_methods.backbones.weights import load_weights, read_weights, untrained
 from lit_methods.classification import ImageClassifier
 from lit_methods.functional import count_macs
 
@@ -250,10 +249,3 @@ def prunable(module: LightningModule) -> ImageClassifier:
         raise ValueError(f"{type(module).__name__} is no ImageClassifier (HRank, ...): its network cannot be pruned")
     find_backbone(module.hparams.get("backbone", module.model))  # a network given as an object: says how to add it
     return module
-
-
-def untrained(network: nn.Module) -> bool:
-    """Whether all batch norms are as they were made: no batch and no checkpoint has ever reached the network."""
-    # _BatchNorm, since sync_batchnorm has replaced the others by then
-    norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
-    return bool(norms) and all(not m.running_mean.any() and bool((m.running_var == 1).all()) for m in norms)  # type: ignore[union-attr]

@@ -27,8 +27,9 @@ def kept_filters_figure(filters: dict[str, int], kept: dict[str, int]) -> Figure
     axes.bar(position, np.array(list(filters.values())) - stay, bottom=stay, color=REMOVED, label="removed")
     step = max(1, len(filters) // 40)
     axes.set_xticks(position[::step], list(filters)[::step], rotation=90, fontsize=6)
+    axes.set_ylim(0, 1.15 * max(filters.values()))
     axes.set_ylabel("filters")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, ncols=2, loc="upper left")
     return figure
 
 
@@ -50,7 +51,9 @@ def rank_histograms_figure(scores: dict[str, np.ndarray], keep: dict[str, list[i
         axes.set_title(conv, fontsize=8)
         axes.tick_params(labelsize=6)
     _hide_empty(figure, len(shown))
-    figure.supxlabel("mean rank of a filter's feature maps (blue: kept)", fontsize=8)
+    which = f"{len(shown)} of {len(scores)} convolutions"
+    figure.supxlabel(f"mean rank of a filter's feature maps; blue: kept, yellow: removed ({which})", fontsize=8)
+    figure.supylabel("filters", fontsize=8)
     return figure
 
 
@@ -75,7 +78,7 @@ def rank_stability_figure(batch_means: dict[str, np.ndarray]) -> Figure:
         axes.set_title(f"{conv}\nstd {between_batches:.2f} batches, {between_filters:.2f} filters", fontsize=7)
         axes.tick_params(labelsize=6)
     _hide_empty(figure, len(shown))
-    figure.supxlabel("filter", fontsize=8)
+    figure.supxlabel("filter (bright: high rank; every panel has its own scale)", fontsize=8)
     figure.supylabel("batch", fontsize=8)
     return figure
 

@@ -228,7 +228,7 @@ def _class_folders(folder: Path | None) -> list[str]:
         names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
     if not names:
         loose = " Its pictures lie loose: sort them into one folder per class." if list_images(folder) else ""
-        raise ValueError(f"no class folders in {folder}.{loose}")
+        raise ValueError(f"root={str(folder.parent)!r}: no class folders in {folder.name}/.{loose}")
     return names
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import SGD
@@ -18,7 +19,7 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from lit_methods.backbones import PrunePlan, build_backbone, prune_model
-from lit_methods.backbones.weights import load_weights, read_weights
+from lit_methods.backbones.weights import load_weights, read_weights, untrained
 from lit_methods.contract import Described, ExportGraph
 from lit_methods.functional.drawing import caption
 
@@ -115,6 +116,11 @@ class ImageClassifier(Described, LightningModule):
     ) -> None:
         super().__init__()
         _check(num_classes, mean, std, class_names, label_smoothing, lr, finetune_lr, schedule, warmup_epochs)
+        if not 0 <= momentum < 1 or weight_decay < 0 or gamma <= 0:
+            raise ValueError(
+                f"momentum={momentum} must lie in [0, 1), weight_decay={weight_decay} must not be negative and "
+                f"gamma={gamma} must be positive"
+            )
         self.save_hyperparameters()  # here once, for subclasses too: they never call it again
         for name in [k for k, v in self.hparams.items() if isinstance(v, nn.Module)]:
             del self.hparams[name]  # an object given in code; from YAML it is its config, which stays
@@ -141,13 +147,25 @@ class ImageClassifier(Described, LightningModule):
             self.hparams["plan"] = wanted
 
     def setup(self, stage: str) -> None:
-        """Refuse data with more classes than the network has, before anything runs."""
-        classes = getattr(getattr(self.trainer, "datamodule", None), "num_classes", None)
+        """Refuse data with more classes than the network has, before anything runs; warn of other classes."""
+        data = getattr(self.trainer, "datamodule", None)
+        classes, names = getattr(data, "num_classes", None), getattr(data, "class_names", None)
         if classes is not None and classes > self.hparams["num_classes"]:
             raise ValueError(
                 f"model.num_classes={self.hparams['num_classes']}, but the data has {classes} classes; "
                 "leave num_classes out to take it from the data"
             )
+        if names and self.hparams["class_names"] and list(names) != list(self.hparams["class_names"]):
+            rank_zero_warn(
+                f"the data has other classes ({', '.join(names[:3])}, ...) than those the network was trained on "
+                f"({', '.join(self.hparams['class_names'][:3])}, ...)"
+            )
+
+    def _warn_if_untrained(self) -> None:
+        if untrained(self.model):
+            rank_zero_warn("the network has no trained weights: give a checkpoint, or model.base_checkpoint")
+
+    on_test_start = on_predict_start = _warn_if_untrained  # by then a checkpoint's weights are in
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, num_classes) of RGB images (B, 3, H, W) in [0, 1].
@@ -217,7 +235,7 @@ class ImageClassifier(Described, LightningModule):
         text, right = f"{prediction['names'][0]}  {prediction['scores'][0]:.0%}", True
         if (truth := prediction.get("label")) is not None:
             right = truth == prediction["labels"][0]
-            text += "" if right else f"  is {self.class_name(truth)}"
+            text += "" if right else f", true {self.class_name(truth)}"
         return caption(image, text, colour="black" if right else "crimson")
 
     def export_graphs(self) -> dict[str, ExportGraph]:
@@ -281,6 +299,12 @@ class ImageClassifier(Described, LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the checkpoint's shape and schedule start before its weights arrive."""
         saved = checkpoint["hyper_parameters"]
+        mine, theirs = self.hparams.get("backbone"), (saved.get("plan") or {}).get("arch")
+        if theirs is not None and theirs != mine:
+            raise ValueError(
+                f"the checkpoint holds a pruned {theirs}, the network is {mine}: "
+                "give the backbone or the checkpoint that belongs to the other"
+            )
         if saved.get("plan") != self.hparams["plan"]:
             self.set_plan(saved.get("plan"))
         self.hparams["start_epoch"] = saved.get("start_epoch", 0)
@@ -334,12 +358,14 @@ def _check(
     schedule: str,
     warmup_epochs: int,
 ) -> None:
-    if num_classes < 1:
-        raise ValueError(f"num_classes={num_classes} must be at least 1")
+    if num_classes < 2:
+        raise ValueError(f"num_classes={num_classes} must be at least 2: there is nothing to tell apart")
     if (mean is None) != (std is None):
         raise ValueError(f"mean={mean} and std={std} go together: give both or neither")
-    if std is not None and (min(std) <= 0 or len(std) != len(mean or [])):
-        raise ValueError(f"std={std} must be positive, one value per entry of mean={mean}")
+    if mean is not None and std is not None and not len(mean) == len(std) == 3:
+        raise ValueError(f"mean={mean} and std={std} need one value per channel: red, green, blue")
+    if std is not None and min(std) <= 0:
+        raise ValueError(f"std={std} must be positive")
     if class_names is not None and len(class_names) > num_classes:
         raise ValueError(
             f"num_classes={num_classes} is fewer than the {len(class_names)} class_names; "

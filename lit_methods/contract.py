@@ -72,14 +72,14 @@ def checkpoint_class(checkpoint: dict[str, Any]) -> Any:
         >>> checkpoint_class({"lit_methods": {"class": "os.system"}})
         Traceback (most recent call last):
             ...
-        ValueError: the checkpoint was written by os.system, outside lit_methods: pass the class (module_class=...)
+        ValueError: the checkpoint was written by os.system, outside lit_methods: name the class (module_class, --model)
     """
     path = checkpoint.get("lit_methods", {}).get("class")
     if path is None:
-        raise ValueError("the checkpoint does not say which class wrote it: pass the class (module_class=...)")
+        raise ValueError("the checkpoint does not say which class wrote it: name the class (module_class, --model)")
     home, _, name = path.rpartition(".")
     if home.split(".")[0] != "lit_methods":  # a file decides nothing about what is imported
         raise ValueError(
-            f"the checkpoint was written by {path}, outside lit_methods: pass the class (module_class=...)"
+            f"the checkpoint was written by {path}, outside lit_methods: name the class (module_class, --model)"
         )
     return getattr(import_module(home), name)

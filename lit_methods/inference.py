@@ -66,7 +66,7 @@ class Predictor:
         Raises:
             ValueError: a picture cannot be read, or has another shape, type or range.
         """
-        pictures = [images] if isinstance(images, str | Path | Image.Image | np.ndarray | Tensor) else images
+        pictures: Sequence[Any] = images if isinstance(images, list | tuple) else [images]
         size = self.module.hparams.get("input_size")
         results: list[dict[str, Any]] = []
         for picture in pictures:  # one by one: pictures may differ in size
@@ -128,15 +128,19 @@ def as_image(picture: Picture) -> Tensor:
     if isinstance(picture, Image.Image):
         picture = np.array(to_rgb(picture))
     if isinstance(picture, np.ndarray):
-        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or picture.size == 0:
             raise ValueError(
                 f"an array must be RGB (H, W, 3) uint8, got {picture.dtype} {picture.shape}; "
                 "a tensor (3, H, W) in [0, 1] is taken too"
             )
         return torch.from_numpy(picture).permute(2, 0, 1).float() / 255
-    if picture.ndim != 3 or picture.shape[0] != 3 or not picture.is_floating_point():
-        raise ValueError(f"a tensor must be float (3, H, W), got {picture.dtype} {tuple(picture.shape)}")
-    if picture.numel() and (picture.min() < 0 or picture.max() > 1):
+    if not isinstance(picture, Tensor):
+        raise ValueError(f"a picture is a path, a PIL image, an array or a tensor, not {type(picture).__name__}")
+    if picture.ndim != 3 or picture.shape[0] != 3 or not picture.is_floating_point() or picture.numel() == 0:
+        raise ValueError(
+            f"a tensor must be float (3, H, W), got {picture.dtype} {tuple(picture.shape)}; several go into a list"
+        )
+    if not (picture.min() >= 0 and picture.max() <= 1):  # false for NaN too
         raise ValueError(
             f"a tensor must lie in [0, 1], not {picture.min():.3g}..{picture.max():.3g}; do not normalise it"
         )

@@ -1,6 +1,7 @@
 """Every packaged recipe: builds through the command line, and runs on tiny data in the real on-disk format."""
 
 import json
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -131,3 +132,29 @@ def test_hrank_learns(tmp_path):
     summary = json.loads(Path(tmp_path, "run", "summary.json").read_text())
     assert summary["test/top1"] >= 0.95
     assert summary["prune/macs"] <= 0.6 * summary["prune/dense_macs"]
+
+
+def test_a_corrupt_picture_in_the_middle_is_one_line(imagenet_root, tmp_path, capsys):
+    """Not the first of its split: it shows when training is under way, here in a worker."""
+    root = tmp_path / "data"
+    shutil.copytree(imagenet_root, root)
+    for victim in sorted(root.glob("train/*/*"))[1::2]:
+        victim.write_bytes(victim.read_bytes()[:200])
+    words = [*ONE_PROCESS, "--trainer.num_sanity_val_steps", "0", "--trainer.max_epochs", "1", "--data.root", str(root)]
+    words += [
+        "--data.num_workers",
+        "1",
+        "--data.batch_size",
+        "4",
+        "--data.image_size",
+        "32",
+        "--model.backbone",
+        "tiny",
+    ]
+    words += ["--trainer.callbacks", "[]", "--data.val_fraction", "0.25"]
+    run = ["--run_dir", str(tmp_path / "run"), "--data", "ImageNetDataModule"]
+    assert main("fit", ["hrank", *run, *words]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert "cannot read the image" in line
+    assert "on_bad_image" in line
+    assert line.count("Traceback") == 0

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 _TORCHVISION = re.compile(r"\w+_Weights\.\w+")  # ResNet50_Weights.IMAGENET1K_V1
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # keys under which training scripts put the weights
@@ -118,6 +119,20 @@ def load_weights(network: nn.Module, tensors: dict[str, Tensor], source: str = "
             f"{len(unexpected)} unexpected, {len(reshaped)} of another shape\n{table}"
         )
     network.load_state_dict(given)
+
+
+def untrained(network: nn.Module) -> bool:
+    """Whether all batch norms are as they were made: no batch and no checkpoint has ever reached the network.
+
+    A network without batch norm counts as trained: nothing tells.
+
+    Example:
+        >>> untrained(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+        True
+    """
+    # _BatchNorm, since sync_batchnorm may have replaced the others
+    norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    return bool(norms) and all(not m.running_mean.any() and bool((m.running_var == 1).all()) for m in norms)  # type: ignore[union-attr]
 
 
 def _counters_aside(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 import json
 import math
 import platform
+import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -56,7 +57,7 @@ def versions() -> list[str]:
     return found
 
 
-def write_summary(run_dir: Path, summary: Summary, keep: bool = False) -> Summary:
+def write_summary(run_dir: Path, summary: Summary, keep: bool = False) -> None:
     """Write ``summary.json``.
 
     Args:
@@ -64,16 +65,12 @@ def write_summary(run_dir: Path, summary: Summary, keep: bool = False) -> Summar
         summary: flat.
         keep: entries of an existing file stay unless given anew (an evaluation in the directory of its run);
             what describes the run itself stays in any case.
-
-    Returns:
-        What was written.
     """
     path = run_dir / "summary.json"
     if keep and path.is_file():
         old = json.loads(path.read_text("utf-8"))
         summary = old | summary | {key: old[key] for key in ("seed", "duration_s", "versions") if key in old}
     path.write_text(json.dumps(summary, indent=2) + "\n", "utf-8")
-    return summary
 
 
 def write_card(
@@ -107,9 +104,11 @@ def write_card(
     lines += ["", f"Tables: {', '.join(tables)}"] if tables else []
     for path in sorted(run_dir.glob("pictures/*.png")):
         lines += ["", f"![{path.stem}](pictures/{path.name})"]
-    command = f"python -m lit_methods.{facts.get('command', 'fit')} --config {run_dir / 'config.yaml'}"
-    command += f" --ckpt_path {facts['checkpoint']}" if facts.get("checkpoint") else ""
-    lines += ["", f"Again: `{command}`", ""]
+    if (entry := facts.get("command", "fit")) != "predict":
+        words = [f"python -m lit_methods.{entry}", "--config", shlex.quote(str(run_dir / "config.yaml"))]
+        words += ["--ckpt_path", shlex.quote(str(facts["checkpoint"]))] if facts.get("checkpoint") else []
+        lines += ["", f"Again: `{' '.join(words)}`"]
+    lines.append("")
     (run_dir / "card.md").write_text("\n".join(lines), "utf-8")
 
 

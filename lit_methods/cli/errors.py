@@ -82,6 +82,8 @@ def _with_key(complaint: str, error: BaseException, given: Iterable[Given]) -> s
     if not named:
         maker = _maker(root(error))
         return f"{maker}: {text}" if maker else text
+    # rather the argument that the text begins with than the last one it mentions
+    named.sort(key=lambda pair: text.startswith(_leaf(pair.key)))
     shown = _show(named[-1])
     if text.startswith(f"{named[-1].key}="):
         return text
@@ -234,6 +236,8 @@ def _required(walk: Walk, names: str) -> str:
 
 
 def _no_class(walk: Walk, path: str) -> str:
+    if (known := find_class(path)) and not issubclass(known, _BASES.get(walk.path(), object)):
+        return f"{walk.found(walk.path(), path)}: not a {_BASES[walk.path()].__name__}"
     return f"{walk.found(walk.path(), path)}: no such class{_nearest_class(path, walk.path())}"
 
 
@@ -291,7 +295,7 @@ RULES: list[tuple[str, Callable[..., str | None]]] = [
     (r"Import path does not correspond to a subclass of (\w+)", _wrong_base),
     (r"Expected a (?!path but)(.+?)(?:\. Got value: (.*))?$", _expected),
     (r"Given value: (.*)$", _wrong_type),
-    (r"argument --([\w.+]+): expected ", _no_value),
+    (r"argument (?:-c/)?--([\w.+]+): expected ", _no_value),
     (r"Problems parsing config: (.*)", _bad_yaml),
 ]
 

@@ -63,7 +63,8 @@ def predict(
         _write_rows(run_dir / "predictions.csv", [""] * len(results), results)
         outcome.samples = len(results)
         return outcome
-    files, outcome.unreadable = _sift(find_pictures(paths))
+    missing = [Path(path) for path in paths if not Path(path).exists()]
+    files, outcome.unreadable = _sift([*missing, *find_pictures([p for p in paths if Path(p).exists()] or paths)])
     own = getattr(module, "prepare_inputs", None)
     batches: Iterable[Any]
     if own is not None:

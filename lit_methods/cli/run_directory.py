@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -97,19 +98,25 @@ def place(entry: str, run_dir: str | None, ckpt_path: str | None, recipe: str, r
 
 
 def newest_checkpoint(run_dir: str | None, recipe: str, root: str | Path = ROOT) -> Path:
-    """The checkpoint written last: of ``run_dir``, else of all runs of this recipe below ``root``.
+    """The last checkpoint of ``run_dir``, else of the newest run of this recipe below ``root``.
+
+    Times of files decide between runs alone: a copied run keeps the names of its files, not their times.
 
     Raises:
         ValueError: there is none.
     """
     if run_dir is not None:
-        runs, where = [Path(run_dir)], f"run_dir={str(run_dir)!r}"
+        runs, where = [Path(run_dir)], f"{run_dir}/checkpoints"
     else:
         runs, where = [p for p in Path(root).glob("*/") if _recipe_of(p) == recipe], f"the runs of {recipe} in {root}/"
-    found = [path for run in runs for path in run.glob("checkpoints/*.ckpt")]
+    found = {run: files for run in runs if (files := list(run.glob("checkpoints/*.ckpt")))}
     if not found:
         raise ValueError(f"ckpt_path='last': no checkpoint in {where}")
-    return max(found, key=lambda path: (path.stat().st_mtime_ns, path.name == "last.ckpt"))
+    newest = max(found, key=lambda run: max(file.stat().st_mtime_ns for file in found[run]))
+    chosen = max(found[newest], key=lambda file: (file.name == "last.ckpt", file.stat().st_mtime_ns))
+    if is_first_process():
+        print(f"ckpt_path: the last one is {chosen}", file=sys.stderr)
+    return chosen
 
 
 def _recipe_of(run: Path) -> str | None:

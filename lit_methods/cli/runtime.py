@@ -16,6 +16,7 @@ from lit_methods.cli.given import collect
 from lit_methods.cli.parsing import RunCLI
 from lit_methods.cli.quiet import quiet
 from lit_methods.cli.run_directory import announced
+from lit_methods.functional.pictures import BadImageError
 
 # What a user's mistake looks like before the first batch. Afterwards the same types are faults of the code, with a
 # traceback; MisconfigurationException alone is always the user's (a monitored key that nobody logs shows late).
@@ -53,6 +54,8 @@ def run(entry: str, argv: list[str]) -> int:
 def _mistake(error: Exception, cli: RunCLI | None, argv: list[str]) -> str | None:
     """The line for a user's mistake; ``None`` for a fault that deserves its traceback."""
     reason = root(error)
+    if isinstance(reason, BadImageError):  # at any time; a worker's comes with its traceback in the text
+        return str(reason).strip().splitlines()[-1].removeprefix(f"{BadImageError.__module__}.BadImageError: ")
     if text := mismatch(reason, cli.directory.ckpt_path if cli else None):
         return text
     mistakes: tuple[type[Exception], ...] = _MISTAKES_IN_CONSTRUCTORS
@@ -84,6 +87,8 @@ def _can_test(cli: RunCLI) -> bool:
 def _evaluate(function: Callable[..., Any], stage: str) -> Callable[[RunCLI], int]:
     def run_stage(cli: RunCLI) -> int:
         started = time.monotonic()
+        if cli.datamodule is None:
+            raise ValueError("data: missing; name a recipe that has data, or give --data")
         function(cli.trainer, cli.model, datamodule=cli.datamodule, verbose=False)
         _leave(cli, card.numbers(cli.trainer.callback_metrics), started, stage)
         return 0
@@ -122,7 +127,7 @@ def _leave(cli: RunCLI, metrics: dict[str, float], started: float, stage: str) -
         "versions": card.versions(),
     }
     path = cli.directory.path
-    summary = card.write_summary(path, summary, keep=cli.directory.in_place and cli.entry != "fit")
+    card.write_summary(path, summary, keep=cli.directory.in_place and cli.entry != "fit")
     facts = {
         "description": cli.config.get("description"),
         "recipe": cli.recipe,

@@ -6,11 +6,11 @@ import torch
 from torch.testing import assert_close
 
 from callbacks import ComplexityLogger, HRankPruning
-from callbacks.pruning import untrained
 from datamodules import CIFARDataModule
 from lit_methods import HRank
 from lit_methods.backbones import BACKBONES, Backbone, build_backbone, prune_model, prune_points
 from lit_methods.backbones.plan import PrunePlan
+from lit_methods.backbones.weights import untrained
 from lit_methods.functional import count_macs
 from lit_methods.hrank.functional import load_rank_scores, rank_scores, select_filters
 from tests.tiny import TinyNet, tiny_points

@@ -1,5 +1,6 @@
 """Where a run writes when several processes, or somebody else's launcher, are at work."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,14 @@ def test_names_of_recipes():
 def test_no_checkpoint_is_an_error_that_says_where(tmp_path):
     with pytest.raises(ValueError, match="the runs of hrank"):
         newest_checkpoint(None, "hrank", tmp_path)
+
+
+def test_last_in_a_copied_run_is_still_last_ckpt(tmp_path, capsys):
+    """A copy keeps the names of files, not their times."""
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    for name, time in (("last.ckpt", 1), ("epoch=0-step=2.ckpt", 2)):
+        (folder / name).touch()
+        os.utime(folder / name, (time, time))
+    assert newest_checkpoint(str(tmp_path / "run"), "hrank") == folder / "last.ckpt"
+    assert "the last one is" in capsys.readouterr().err

@@ -157,7 +157,7 @@ class TestFolders:
     def test_loose_pictures(self, own_root):
         shutil.rmtree(own_root / "val")
         (own_root / "val").mkdir()
-        with pytest.raises(ValueError, match=r"no class folders in .*val\.$"):
+        with pytest.raises(ValueError, match=r"root=.*: no class folders in val/\.$"):
             ImageNetDataModule(str(own_root))
         Image.new("RGB", (4, 4)).save(own_root / "val" / "ILSVRC2012_val_00000001.JPEG")
         with pytest.raises(ValueError, match=r"no class folders in .*val.*one folder per class"):

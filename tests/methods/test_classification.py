@@ -8,6 +8,7 @@ from torch import nn
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
+from datamodules import CIFARDataModule
 from lit_methods import HRank, ImageClassifier, Predictor
 from lit_methods.backbones import PrunePlan, apply_masks, build_backbone
 from lit_methods.backbones.weights import load_weights, read_weights
@@ -260,8 +261,6 @@ def test_bad_arguments(kwargs, message):
 
 
 def test_more_classes_in_the_data_than_in_the_model(make_trainer):
-    from datamodules import CIFARDataModule
-
     with pytest.raises(ValueError, match=r"model.num_classes=4, but the data has 10 classes"):
         make_trainer(max_epochs=1).fit(ImageClassifier("tiny", num_classes=4), datamodule=CIFARDataModule("digits"))
 
@@ -271,3 +270,20 @@ def test_grey_tensors_are_refused_before_training(make_trainer):
     module = ImageClassifier("tiny", num_classes=4)
     with pytest.raises(ValueError, match=r"must be RGB \(B, 3, H, W\), got \(1, 1, 32, 32\)"):
         make_trainer(max_epochs=1).fit(module, DataLoader(data), DataLoader(data))
+
+
+def test_data_of_other_classes_and_untrained_networks_are_said(make_trainer):
+    data = CIFARDataModule("digits", batch_size=64, num_workers=0)
+    module = ImageClassifier("tiny", num_classes=10, class_names=[f"class {i}" for i in range(10)])
+    with pytest.warns(UserWarning, match="no trained weights") as said:
+        make_trainer(limit_test_batches=1).test(module, datamodule=data, verbose=False)
+    told = " ".join(str(warning.message) for warning in said)
+    assert "the data has other classes (0, 1, 2, ...) than those the network was trained on (class 0, " in told
+
+
+def test_pruned_checkpoint_of_another_network(make_trainer, tmp_path, loader):
+    trainer = make_trainer(max_epochs=1, limit_train_batches=1)
+    trainer.fit(HRank("resnet20", num_classes=4, plan=PLAN), loader)
+    trainer.save_checkpoint(tmp_path / "pruned.ckpt")
+    with pytest.raises(ValueError, match="holds a pruned resnet20, the network is resnet56"):
+        make_trainer(max_epochs=2).fit(HRank("resnet56", num_classes=4), loader, ckpt_path=tmp_path / "pruned.ckpt")
