@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 KEPT, REMOVED = "#2b6cb0", "#e2a63b"
@@ -40,18 +41,14 @@ def rank_histograms_figure(scores: dict[str, np.ndarray], keep: dict[str, list[i
         scores: mean rank (C,) of every convolution.
         keep: ids that stay; a convolution without an entry stays whole.
     """
-    shown = _spread(list(scores), 12)
-    columns = min(4, len(shown))
-    rows = -(-len(shown) // columns)
-    figure = _figure(width=2.6 * columns, height=1.9 * rows)
-    for axes, conv in zip(figure.subplots(rows, columns, squeeze=False).flat, shown, strict=False):
+    figure, panels = _panels(list(scores), most=12, height=1.9)
+    for conv, axes in panels.items():
         score = scores[conv]
         stays = np.isin(np.arange(len(score)), keep.get(conv, np.arange(len(score))))
         axes.hist([score[stays], score[~stays]], bins=12, stacked=True, color=[KEPT, REMOVED])
         axes.set_title(conv, fontsize=8)
         axes.tick_params(labelsize=6)
-    _hide_empty(figure, len(shown))
-    which = f"{len(shown)} of {len(scores)} convolutions"
+    which = f"{len(panels)} of {len(scores)} convolutions"
     figure.supxlabel(f"mean rank of a filter's feature maps; blue: kept, yellow: removed ({which})", fontsize=8)
     figure.supylabel("filters", fontsize=8)
     return figure
@@ -66,18 +63,16 @@ def rank_stability_figure(batch_means: dict[str, np.ndarray]) -> Figure:
     Source:
         HRank, section 3.2 and its figure of ranks against batches.
     """
-    shown = _spread(list(batch_means), 8)
-    columns = min(4, len(shown))
-    rows = -(-len(shown) // columns)
-    figure = _figure(width=2.8 * columns, height=2.2 * rows)
-    for axes, conv in zip(figure.subplots(rows, columns, squeeze=False).flat, shown, strict=False):
+    from matplotlib.ticker import MaxNLocator
+
+    figure, panels = _panels(list(batch_means), most=8, height=2.2)
+    for conv, axes in panels.items():
         means = batch_means[conv]
         axes.imshow(means, aspect="auto", interpolation="nearest", cmap="viridis")
         between_batches, between_filters = rank_spread(means)
-        axes.set_yticks(range(len(means)))
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_title(f"{conv}\nstd {between_batches:.2f} batches, {between_filters:.2f} filters", fontsize=7)
         axes.tick_params(labelsize=6)
-    _hide_empty(figure, len(shown))
     figure.supxlabel("filter (bright: high rank; every panel has its own scale)", fontsize=8)
     figure.supylabel("batch", fontsize=8)
     return figure
@@ -108,11 +103,13 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _spread(names: list[str], most: int) -> list[str]:
-    """At most so many names, evenly taken from first to last."""
-    return [names[i] for i in np.unique(np.linspace(0, len(names) - 1, most).round().astype(int))] if names else []
-
-
-def _hide_empty(figure: Figure, used: int) -> None:
-    for axes in figure.axes[used:]:
-        axes.set_axis_off()
+def _panels(names: list[str], most: int, height: float) -> tuple[Figure, dict[str, Axes]]:
+    """A panel for each of at most so many names, evenly taken from first to last, four in a row."""
+    shown = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, most).round().astype(int))]
+    columns = min(4, len(shown))
+    rows = -(-len(shown) // columns)
+    figure = _figure(width=2.7 * columns, height=height * rows)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for empty in axes[len(shown) :]:
+        empty.set_axis_off()
+    return figure, dict(zip(shown, axes, strict=False))

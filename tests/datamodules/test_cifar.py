@@ -11,6 +11,7 @@ from datamodules import CIFARDataModule
 from datamodules.cifar import CLASS_NAMES, LAYOUTS, read_cifar, read_digits
 from datamodules.classification import stratified_split
 from datamodules.demo import write_cifar
+from tests.loading import batches, by_index
 
 pytestmark = pytest.mark.filterwarnings("ignore:Not the official")
 
@@ -19,18 +20,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Not the official")
 def own_root(cifar10_root, tmp_path):
     """A copy of the demo data that a test may change."""
     return shutil.copytree(cifar10_root, tmp_path / "own")
-
-
-def batches(loader, epoch=0):
-    if hasattr(loader.sampler, "set_epoch"):
-        loader.sampler.set_epoch(epoch)
-    parts = list(loader)
-    return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-
-
-def by_index(batch):
-    order = batch["index"].argsort()
-    return {key: value[order] for key, value in batch.items()}
 
 
 class TestWithoutFiles:

@@ -11,6 +11,7 @@ from torchvision.datasets import ImageFolder
 
 from datamodules import ImageNetDataModule
 from datamodules.imagenet import shorten
+from tests.loading import batches, by_index
 
 SMALL = {"batch_size": 8, "num_workers": 0, "val_fraction": 0.25, "image_size": 32, "resize_size": 40}
 
@@ -19,18 +20,6 @@ SMALL = {"batch_size": 8, "num_workers": 0, "val_fraction": 0.25, "image_size": 
 def own_root(imagenet_root, tmp_path):
     """A copy of the demo data that a test may change."""
     return shutil.copytree(imagenet_root, tmp_path / "own data ü")
-
-
-def batches(loader, epoch=0):
-    if hasattr(loader.sampler, "set_epoch"):
-        loader.sampler.set_epoch(epoch)
-    parts = list(loader)
-    return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-
-
-def by_index(batch):
-    order = batch["index"].argsort()
-    return {key: value[order] for key, value in batch.items()}
 
 
 def ready(root, *stages, **options):
