@@ -194,7 +194,7 @@ class FilterPruning(Callback, ABC):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log ``test/dense_top1``."""
         if self._dense is not None:
-            pl_module.log("test/dense_top1", self._dense.top1())
+            pl_module.log("test/dense_top1", self._dense.top1(), sync_dist=True)  # equal on all already
             self._dense = None
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
