@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from callbacks.complexity_logger import ComplexityLogger
@@ -114,6 +115,12 @@ class FilterPruning(Callback, ABC):
     def _prune(self, trainer: Trainer, module: ImageClassifier) -> None:
         if self.stages_done == 0:
             self._keep_dense(trainer, module)
+        if not all(tensor.isfinite().all() for tensor in module.model.state_dict().values()):
+            # one line from the command line, also in the middle of a run: nothing is wrong with the code
+            raise MisconfigurationException(
+                f"{type(self).__name__}: the network holds NaN or infinity before epoch {trainer.current_epoch}: "
+                "training has diverged; lower model.lr"
+            )
         before = validation_top1(trainer, module)
         plan = PrunePlan.from_dict(trainer.strategy.broadcast(self.decide(trainer, module).to_dict()))
         network = prune_model(module.model, plan)

@@ -1,5 +1,6 @@
 """Text and grids on pictures, with Pillow alone."""
 
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +14,8 @@ def caption(image: np.ndarray, text: str, colour: str = "black") -> np.ndarray:
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        text: one line; cut where it would not fit.
+        text: one line; cut where it would not fit. Pillow's own font knows ASCII alone: accents are left out, other
+            letters become question marks.
         colour: of the text, a Pillow colour name.
 
     Returns:
@@ -33,12 +35,19 @@ def caption(image: np.ndarray, text: str, colour: str = "black") -> np.ndarray:
         (image.shape[1] * factor, image.shape[0] * factor), Image.Resampling.NEAREST
     )
     font = ImageFont.load_default(13)
-    while text and font.getlength(text) > picture.width - 6:
-        text = text.removesuffix("…")[:-1] + "…" if len(text) > 1 else ""
+    text = shown = _ascii(text)
+    while text and font.getlength(shown) > picture.width - 6:
+        text = text[:-1]
+        shown = text + "..."
     canvas = Image.new("RGB", (picture.width, picture.height + 20), "white")
     canvas.paste(picture)
-    ImageDraw.Draw(canvas).text((3, picture.height + 2), text, fill=colour, font=font)
+    ImageDraw.Draw(canvas).text((3, picture.height + 2), shown, fill=colour, font=font)
     return np.asarray(canvas)
+
+
+def _ascii(text: str) -> str:
+    letters = unicodedata.normalize("NFKD", text)
+    return "".join(c for c in letters if not unicodedata.combining(c)).encode("ascii", "replace").decode()
 
 
 def grid(images: Sequence[np.ndarray], columns: int = 8) -> np.ndarray:

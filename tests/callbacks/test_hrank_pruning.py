@@ -3,6 +3,7 @@ import csv
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.testing import assert_close
 
 from callbacks import ComplexityLogger, HRankPruning
@@ -325,3 +326,8 @@ def test_the_dense_network_follows_a_run_that_was_moved(make_trainer, tmp_path):
     module = tiny()
     trainer.fit(module, datamodule=data, ckpt_path=tmp_path / "new" / "last.ckpt", weights_only=True)
     assert "test/dense_top1" in trainer.test(module, datamodule=data, verbose=False)[0]
+
+
+def test_a_network_that_diverged_is_not_pruned(make_trainer):
+    with pytest.raises(MisconfigurationException, match=r"before epoch 1: training has diverged; lower model\.lr"):
+        fit(make_trainer, HRankPruning(rates=0.5, at_epoch=1, num_images=40), tiny(lr=1e30), epochs=2)
