@@ -18,6 +18,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from lit_methods.cli.given import Given
 
 PACKAGES = ("lit_methods", "datamodules", "callbacks")  # their lazily imported names count as short class names
+_PRINT = ("comments", "skip_default", "skip_null")
 _BASES = {"model": LightningModule, "data": LightningDataModule, "trainer.callbacks": Callback}
 
 
@@ -241,6 +242,16 @@ def _no_class(walk: Walk, path: str) -> str:
     return f"{walk.found(walk.path(), path)}: no such class{_nearest_class(path, walk.path())}"
 
 
+def _no_help(walk: Walk, key: str, path: str) -> str:
+    return f"{key}.help={path!r}: no such class{_nearest_class(path, key)}"
+
+
+def _no_print_option(walk: Walk, value: str) -> str:
+    return (
+        f"print_config={value!r}: expected nothing or one of comments, skip_default, skip_null{_nearest(value, _PRINT)}"
+    )
+
+
 def _no_attribute(walk: Walk, module: str, name: str) -> str:
     home = import_module(module)
     near = _nearest(name, [n for n in dir(home) if isinstance(getattr(home, n, None), type)])
@@ -290,11 +301,13 @@ RULES: list[tuple[str, Callable[..., str | None]]] = [
     (r"unrecognized arguments: (\S+)(?: (.*))?", _unrecognised),
     (r"the following arguments are required: (.+)", _required),
     (r"Expected a dot import path string: (.*)", _no_class),
+    (r"--([\w.]+)\.help: Expected a dot import path string: (.*)", _no_help),
+    (r"Invalid option \"([^\"]*)\" for --print_config", _no_print_option),
     (r"module '([^']+)' has no attribute '([^']+)'", _no_attribute),
     (r"No module named '([^']+)'", _no_module),
     (r"Import path does not correspond to a subclass of (\w+)", _wrong_base),
     (r"Expected a (?!path but)(.+?)(?:\. Got value: (.*))?$", _expected),
-    (r"Given value: (.*)$", _wrong_type),
+    (r"Given value: ?(.*)$", _wrong_type),
     (r"argument (?:-c/)?--([\w.+]+): expected ", _no_value),
     (r"Problems parsing config: (.*)", _bad_yaml),
 ]
@@ -314,7 +327,7 @@ def _nearest(word: str, names: Iterable[str]) -> str:
 
 
 def _nearest_option(key: str, options: list[str]) -> str:
-    abbreviated = [option for option in options if option.startswith(key)]
+    abbreviated = [option for option in options if option.startswith(key) or option.endswith(f".{key}")]
     alike = [option for option in options if option.count(".") == key.count(".")]
     if near := abbreviated or difflib.get_close_matches(key, alike, 1, 0.75):
         return f"; did you mean {near[0]}?"

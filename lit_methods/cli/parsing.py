@@ -35,6 +35,9 @@ class OneLineParser(LightningArgumentParser):
         if not self.exit_on_error:  # an inner parser: another member of a Union may still fit
             super().error(message, ex)
         options = [action.dest for action in self._actions if action.dest != "help"]
+        for group in ("model", "data"):  # their arguments are no options of the parser: it asks the class
+            if cls := find_class(str(last(self.given, group, f"{group}.class_path"))):
+                options += [f"{group}.{name}" for name in signature(cls)]
         print(f"error: {explain(message, self.given, options)}", file=sys.stderr)
         raise SystemExit(2)
 

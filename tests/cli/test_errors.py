@@ -28,6 +28,10 @@ WRONG = [
     ("--run_dri x", ["run_dri", "x", "did you mean run_dir?"]),
     ("--seed 1", ["seed", "1"]),
     ("--input a.png", ["input", "a.png"]),  # belongs to predict
+    ("--lr 0.5", ["lr", "0.5", "did you mean model.lr?"]),
+    ("--batch_size 3", ["batch_size", "3", "did you mean data.batch_size?"]),
+    ("--print_config=skip_nul", ["print_config", "skip_nul", "did you mean skip_null?"]),
+    ("--model.help ToyMehod", ["model.help", "ToyMehod", "did you mean ToyMethod?"]),
     ("--model.net toy_method.ToyNet --model.net.widht 3", ["model.net.widht", "3", "did you mean width?"]),
     ("--trainer.callbacks+=ToyCallback --trainer.callbacks.kep 0.7", ["trainer.callbacks.kep", "0.7", "mean keep?"]),
     ("{trainer: {max_epoch: 3}}", ["trainer.max_epoch", "3", "did you mean trainer.max_epochs?"]),
@@ -49,6 +53,7 @@ WRONG = [
     ("--model.net toy_method.ToyNet --model.net.width wide", ["model.net.width", "wide", "int"]),
     ("--data.batch_size many", ["data.batch_size", "many", "int"]),
     ("--trainer.max_epochs many", ["trainer.max_epochs", "many", "int"]),
+    ("--trainer.max_epochs=", ["trainer.max_epochs=''", "int"]),
     ("--trainer.precision 33", ["trainer.precision", "33", "bf16-mixed"]),
     ("--trainer.callbacks+=ToyCallback --trainer.callbacks.keep most", ["trainer.callbacks.keep", "most", "float"]),
     ("--trainer 3", ["trainer", "3"]),
