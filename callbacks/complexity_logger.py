@@ -36,7 +36,7 @@ class ComplexityLogger(Callback):
         return next((c for c in trainer.callbacks if isinstance(c, cls)), None)  # type: ignore[attr-defined]
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure, log and write the table ``complexity``; on the first process, others wait for nothing."""
+        """Measure, log and write the table ``complexity``; the first process alone does it."""
         if not trainer.is_global_zero:
             return
         networks: dict[str, nn.Module] = {"": pl_module.model}  # type: ignore[dict-item]

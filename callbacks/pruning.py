@@ -17,7 +17,7 @@ from callbacks.evaluation import DenseReference, dense_network, input_size, vali
 from callbacks.pruning_figures import kept_filters_figure
 from callbacks.report import RunReport
 from callbacks.surgery import forget_old_network, replace_network
-from lit_methods.backbones import find_backbone, prune_model, prune_points
+from lit_methods.backbones import find_backbone, planned_channels, prune_model, prune_points
 from lit_methods.backbones.plan import PrunePlan
 from lit_methods.backbones.weights import load_weights, read_weights, untrained
 from lit_methods.classification import ImageClassifier
@@ -108,7 +108,7 @@ class FilterPruning(Callback, ABC):
                 f"{type(self).__name__}: the network is pruned already (it has a plan); start from the dense one, or "
                 "leave this callback out to fine-tune it"
             )
-        prune_model(module.model, PrunePlan(module.hparams["backbone"], {}, self.residual))  # can it be rebuilt at all?
+        planned_channels(PrunePlan(module.hparams["backbone"], {}))  # can it be rebuilt at all? makes no weights
 
     # -- how --------------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -115,15 +115,10 @@ class ImageClassifier(Described, LightningModule):
         start_epoch: int = 0,
     ) -> None:
         super().__init__()
-        _check(num_classes, mean, std, class_names, label_smoothing, lr, finetune_lr, schedule, warmup_epochs)
-        if not 0 <= momentum < 1 or weight_decay < 0 or gamma <= 0:
-            raise ValueError(
-                f"momentum={momentum} must lie in [0, 1), weight_decay={weight_decay} must not be negative and "
-                f"gamma={gamma} must be positive"
-            )
         self.save_hyperparameters()  # here once, for subclasses too: they never call it again
         for name in [k for k, v in self.hparams.items() if isinstance(v, nn.Module)]:
             del self.hparams[name]  # an object given in code; from YAML it is its config, which stays
+        _check(self.hparams)
         self.model = build_backbone(backbone, num_classes, plan)
         self.normalize = Normalize(mean, std)
         accuracy: dict[str, Metric | MetricCollection] = {
@@ -347,35 +342,33 @@ def lr_factor(
     return factor
 
 
-def _check(
-    num_classes: int,
-    mean: list[float] | None,
-    std: list[float] | None,
-    class_names: list[str] | None,
-    label_smoothing: float,
-    lr: float,
-    finetune_lr: float | None,
-    schedule: str,
-    warmup_epochs: int,
-) -> None:
+def _check(hparams: Mapping[str, Any]) -> None:
+    num_classes, names = hparams["num_classes"], hparams["class_names"]
+    mean, std = hparams["mean"], hparams["std"]
     if num_classes < 2:
         raise ValueError(f"num_classes={num_classes} must be at least 2: there is nothing to tell apart")
     if (mean is None) != (std is None):
         raise ValueError(f"mean={mean} and std={std} go together: give both or neither")
-    if mean is not None and std is not None and not len(mean) == len(std) == 3:
+    if mean is not None and not len(mean) == len(std) == 3:
         raise ValueError(f"mean={mean} and std={std} need one value per channel: red, green, blue")
     if std is not None and min(std) <= 0:
         raise ValueError(f"std={std} must be positive")
-    if class_names is not None and len(class_names) > num_classes:
+    if names is not None and len(names) > num_classes:
         raise ValueError(
-            f"num_classes={num_classes} is fewer than the {len(class_names)} class_names; "
+            f"num_classes={num_classes} is fewer than the {len(names)} class_names; "
             "leave num_classes out to take it from the data"
         )
-    if schedule not in ("multistep", "cosine"):
-        raise ValueError(f"schedule={schedule!r} must be 'multistep' or 'cosine'")
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"label_smoothing={label_smoothing} must lie in [0, 1)")
-    if lr <= 0 or (finetune_lr is not None and finetune_lr <= 0):
-        raise ValueError(f"lr={lr} and finetune_lr={finetune_lr} must be positive")
-    if warmup_epochs < 0:
-        raise ValueError(f"warmup_epochs={warmup_epochs} must not be negative")
+    if hparams["schedule"] not in ("multistep", "cosine"):
+        raise ValueError(f"schedule={hparams['schedule']!r} must be 'multistep' or 'cosine'")
+    rules: dict[str, tuple[Callable[[float], bool], str]] = {
+        "label_smoothing": (lambda v: 0 <= v < 1, "must lie in [0, 1)"),
+        "lr": (lambda v: v > 0, "must be positive"),
+        "finetune_lr": (lambda v: v > 0, "must be positive"),
+        "momentum": (lambda v: 0 <= v < 1, "must lie in [0, 1)"),
+        "weight_decay": (lambda v: v >= 0, "must not be negative"),
+        "gamma": (lambda v: v > 0, "must be positive"),
+        "warmup_epochs": (lambda v: v >= 0, "must not be negative"),
+    }
+    for name, (holds, text) in rules.items():
+        if hparams[name] is not None and not holds(hparams[name]):
+            raise ValueError(f"{name}={hparams[name]} {text}")

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
-from lit_methods.contract import checkpoint_class
+from lit_methods.contract import checkpoint_class, read_checkpoint
 from lit_methods.functional.pictures import SUFFIXES, read_rgb, resize_side, to_rgb
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
@@ -51,7 +51,7 @@ class Predictor:
             FileNotFoundError: there is no such file.
             ValueError: the file is no checkpoint, or does not say which class wrote it.
         """
-        checkpoint = load_checkpoint(path)
+        checkpoint = read_checkpoint(path)
         module_class = module_class or checkpoint_class(checkpoint)
         return cls(module_class.load_from_checkpoint(path, map_location="cpu", weights_only=True, **overrides))
 
@@ -73,27 +73,6 @@ class Predictor:
             image = fit_size(as_image(picture), size)
             results += self.module.predict_step({"image": image[None].to(self.module.device)}, 0)
         return results
-
-
-def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a Lightning checkpoint onto the CPU, data only (``weights_only=True``).
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it cannot be read, or is no Lightning checkpoint.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"ckpt_path={str(path)!r} does not exist")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as ex:  # a damaged or hostile file raises nearly anything
-        reason = str(ex).strip().splitlines()[0] if str(ex).strip() else type(ex).__name__
-        raise ValueError(f"ckpt_path={str(path)!r} cannot be read as a checkpoint: {reason}") from None
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint or "hyper_parameters" not in checkpoint:
-        raise ValueError(
-            f"ckpt_path={str(path)!r} is no checkpoint of a run; plain weights go to model.base_checkpoint"
-        )
-    return checkpoint
 
 
 def find_pictures(paths: Iterable[str | Path]) -> list[Path]:

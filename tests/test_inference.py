@@ -6,7 +6,8 @@ from torch.testing import assert_close
 
 from datamodules import ImageNetDataModule
 from lit_methods import ImageClassifier, Predictor
-from lit_methods.inference import as_image, find_pictures, fit_size, load_checkpoint, prepare_inputs
+from lit_methods.contract import read_checkpoint
+from lit_methods.inference import as_image, find_pictures, fit_size, prepare_inputs
 
 
 def test_every_kind_of_picture_gives_the_same_answer(tmp_path):
@@ -83,10 +84,10 @@ def test_checkpoints_of_other_packages_need_their_class(make_trainer, tmp_path):
 
 def test_what_is_no_checkpoint_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
-        load_checkpoint(tmp_path / "none.ckpt")
+        read_checkpoint(tmp_path / "none.ckpt")
     (tmp_path / "text.ckpt").write_text("hello")
-    with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
-        load_checkpoint(tmp_path / "text.ckpt")
+    with pytest.raises(ValueError, match="is not a checkpoint of a run"):
+        read_checkpoint(tmp_path / "text.ckpt")
     torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "plain.ckpt")
     with pytest.raises(ValueError, match=r"plain weights go to model\.base_checkpoint"):
-        load_checkpoint(tmp_path / "plain.ckpt")
+        read_checkpoint(tmp_path / "plain.ckpt")

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lit_methods.functional.suggestions import first_line
+
 _TORCHVISION = re.compile(r"\w+_Weights\.\w+")  # ResNet50_Weights.IMAGENET1K_V1
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # keys under which training scripts put the weights
 _PREFIXES = ("module.", "model.", "net.")
@@ -47,8 +49,7 @@ def read_weights(source: str) -> tuple[dict[str, Tensor], dict[str, Any] | None]
     try:
         content = _read(path)
     except Exception as ex:  # a damaged or hostile file raises nearly anything
-        reason = str(ex).strip().splitlines()[0] if str(ex).strip() else type(ex).__name__
-        raise ValueError(f"base_checkpoint={source!r} cannot be read as weights: {reason}") from None
+        raise ValueError(f"base_checkpoint={source!r} cannot be read as weights: {first_line(ex)}") from None
     plan = content.get("hyper_parameters", {}).get("plan")
     for key in _WRAPPERS:
         if isinstance(content.get(key), dict):

@@ -4,7 +4,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
@@ -123,27 +122,6 @@ class RunCheckpoint(ModelCheckpoint):
         super()._save_last_checkpoint(trainer, monitor_candidates)
         self._last_global_step_saved = step  # else the best one of the same step would count as saved already
         self._last_writes += 1
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint's data, mapped from the file rather than read (the weights are not looked at).
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not a checkpoint of a run.
-    """
-    if "://" in str(path):
-        raise ValueError(f"ckpt_path={str(path)!r}: only local files are loaded")
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"ckpt_path={str(path)!r} does not exist")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        if not {"state_dict", "loops"} <= checkpoint.keys():
-            raise ValueError("no weights and loop states in it")
-    except Exception as ex:  # a damaged or foreign file raises nearly anything
-        reason = (str(ex).strip().splitlines() or [type(ex).__name__])[0]
-        raise ValueError(f"ckpt_path={str(path)!r} is not a checkpoint of a run: {reason}") from None
-    return checkpoint
 
 
 def resumed_step(checkpoint: dict[str, Any]) -> int:

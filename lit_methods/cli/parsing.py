@@ -14,12 +14,12 @@ from lightning.pytorch.loggers import Logger
 
 from callbacks.learning_rate import LearningRateOnResume
 from callbacks.random_state import RandomState
-from lit_methods.cli.checkpoints import RunCheckpoint, read_checkpoint
+from lit_methods.cli.checkpoints import RunCheckpoint
 from lit_methods.cli.errors import PACKAGES, explain, find_class, signature
 from lit_methods.cli.given import Given, collect, last
 from lit_methods.cli.loggers import make_loggers
 from lit_methods.cli.run_directory import place, recipe_name
-from lit_methods.contract import checkpoint_class
+from lit_methods.contract import checkpoint_class, read_checkpoint
 
 LINKED = ("num_classes", "mean", "std", "class_names", "input_size")  # what the data know and a module may take
 _NOT_SAVED = ("config", "run_dir", "ckpt_path", "input")  # config.yaml describes the run, not where it went

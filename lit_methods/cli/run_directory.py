@@ -11,8 +11,9 @@ from pathlib import Path
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from lit_methods.cli.checkpoints import read_checkpoint, resumed_step
+from lit_methods.cli.checkpoints import resumed_step
 from lit_methods.cli.given import Given, last
+from lit_methods.contract import read_checkpoint
 
 ROOT = "runs"
 VARIABLE = "LIT_METHODS_RUN_DIR"  # tells the other processes of a ddp run what the first one decided

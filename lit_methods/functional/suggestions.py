@@ -1,4 +1,4 @@
-"""The nearest names, for the ends of error messages."""
+"""Parts of error messages: the nearest names, the gist of another error."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -13,3 +13,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """
     close = get_close_matches(name, list(known), n=3)
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def first_line(error: Exception) -> str:
+    """What an error says in its first line; its type where it says nothing.
+
+    Example:
+        >>> first_line(ValueError("no weights\\n  in this file")), first_line(EOFError())
+        ('no weights', 'EOFError')
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

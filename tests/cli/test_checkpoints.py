@@ -8,7 +8,8 @@ from lightning.pytorch import LightningModule
 from toy_method import ToyCallback, ToyData, ToyMethod
 
 from callbacks.surgery import forget_old_network
-from lit_methods.cli.checkpoints import RunCheckpoint, read_checkpoint, resumed_step
+from lit_methods.cli.checkpoints import RunCheckpoint, resumed_step
+from lit_methods.contract import read_checkpoint
 
 
 def fit(make_trainer, folder: Path, scores: list[float], *callbacks, epochs: int | None = None, **kwargs):
