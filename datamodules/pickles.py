@@ -45,4 +45,4 @@ def load_arrays(data: bytes, name: str) -> Any:
     try:
         return _ArraysOnly(io.BytesIO(data), encoding="latin1").load()
     except Exception as error:  # a damaged pickle raises nearly anything, from EOFError to MemoryError
-        raise ValueError(f"cannot read the pickle {name!r}: {error or type(error).__name__}") from error
+        raise ValueError(f"cannot read the pickle {name!r}: {error or type(error).__name__}") from None

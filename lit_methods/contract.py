@@ -2,14 +2,10 @@
 
 from dataclasses import dataclass, field
 from importlib import import_module
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from torch import Tensor, nn
-
-from lit_methods.functional.suggestions import first_line
 
 
 @dataclass(frozen=True)
@@ -17,14 +13,16 @@ class ExportGraph:
     """One traceable graph of a method.
 
     Args:
-        module: takes ``inputs`` positionally; pictures are RGB in [0, 1].
-        inputs: example inputs.
-        dynamic_shapes: per input name the axes that may change, as ``torch.export.export`` takes them.
+        module: takes ``inputs`` positionally and gives a tensor or a tuple of them; pictures are RGB in [0, 1].
+        inputs: example inputs; those that share a dynamic batch have two entries or more.
+        dynamic_shapes: per input, under its name in ``module.forward`` and in that order, axis -> ``torch.export.Dim``.
+        outputs: names of what it gives, in order.
     """
 
     module: nn.Module
     inputs: tuple[Tensor, ...]
     dynamic_shapes: dict[str, Any] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ("output",)
 
 
 @runtime_checkable
@@ -56,28 +54,6 @@ class Described:
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write the class's import path under ``checkpoint["lit_methods"]["class"]``."""
         checkpoint["lit_methods"] = {"class": f"{type(self).__module__}.{type(self).__qualname__}"}
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint's data on the CPU; tensors are mapped from the file and read when they are used.
-
-    Nothing in the file is executed (``weights_only=True``).
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not a checkpoint of a run, or not a local file.
-    """
-    if "://" in str(path):
-        raise ValueError(f"ckpt_path={str(path)!r}: only local files are loaded")
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"ckpt_path={str(path)!r} does not exist")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        if not {"state_dict", "loops"} <= checkpoint.keys():
-            raise ValueError("no weights and loop states in it; plain weights go to model.base_checkpoint")
-    except Exception as ex:  # a damaged or foreign file raises nearly anything
-        raise ValueError(f"ckpt_path={str(path)!r} is not a checkpoint of a run: {first_line(ex)}") from None
-    return checkpoint
 
 
 def checkpoint_class(checkpoint: dict[str, Any]) -> Any:

@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
-from lit_methods.contract import checkpoint_class, read_checkpoint
+from lit_methods.checkpoint_io import read_checkpoint
+from lit_methods.contract import checkpoint_class
 from lit_methods.functional.pictures import SUFFIXES, read_rgb, resize_side, to_rgb
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor

@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from datamodules import ImageNetDataModule
 from lit_methods import ImageClassifier, Predictor
-from lit_methods.contract import read_checkpoint
+from lit_methods.checkpoint_io import read_checkpoint
 from lit_methods.inference import as_image, find_pictures, fit_size, prepare_inputs
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lit_methods.functional.archives import check_archive, load_plain, refusal
 from lit_methods.functional.suggestions import first_line
 
 _TORCHVISION = re.compile(r"\w+_Weights\.\w+")  # ResNet50_Weights.IMAGENET1K_V1
@@ -25,21 +26,28 @@ def read_weights(source: str) -> tuple[dict[str, Tensor], dict[str, Any] | None]
     Args:
         source: a Lightning checkpoint, ``.safetensors``, ``.npz`` or a saved state dict; or the name of a torchvision
             weights entry such as ``"ResNet50_Weights.IMAGENET1K_V1"``, which torchvision downloads and caches.
+            ``.safetensors`` and files from before torch 1.6 have no checksums; all others are held against theirs.
 
     Returns:
         The tensors by name, and the pruning plan that a checkpoint of ours carries (else ``None``).
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it holds no weights, or anything but plain data.
+        ValueError: it is damaged, or holds no weights, or anything but plain data.
     """
     if _TORCHVISION.fullmatch(source):
         from torchvision.models import get_weight
 
         try:
-            return dict(get_weight(source).get_state_dict(progress=False, check_hash=True)), None
+            entry = get_weight(source)
         except (AttributeError, KeyError, ValueError) as ex:
             raise ValueError(f"base_checkpoint={source!r} is no torchvision weights entry: {ex}") from None
+        try:
+            return dict(entry.get_state_dict(progress=False, check_hash=True, weights_only=True)), None
+        except OSError as ex:
+            raise ValueError(f"base_checkpoint={source!r} cannot be downloaded: {first_line(ex)}") from None
+        except Exception as ex:  # a damaged or hostile file in the cache
+            raise ValueError(f"base_checkpoint={source!r} cannot be read as weights: {refusal(ex)}") from None
     path = Path(source)
     if not path.is_file():
         raise FileNotFoundError(
@@ -67,9 +75,10 @@ def _read(path: Path) -> dict[str, Any]:
 
         return dict(load_file(path))
     if path.suffix == ".npz":
+        check_archive(path)
         with np.load(path, allow_pickle=False) as arrays:
             return {key: torch.from_numpy(arrays[key]) for key in arrays.files}
-    return dict(torch.load(path, map_location="cpu", weights_only=True))
+    return dict(load_plain(path, legacy=True))
 
 
 def _strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,5 +1,10 @@
 """Checkpoints of a run: what is kept, and what a file says about where it was written."""
 
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -7,20 +12,25 @@ from typing import Any, Literal
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from lit_methods.checkpoint_io import readable_size
+
+BEFORE_LAST = "previous.ckpt"
 
 
 class RunCheckpoint(ModelCheckpoint):
     """Keep the best checkpoints and the last one, in ``checkpoints/`` of the run's directory.
 
     Lightning's own, except: ``last.ckpt`` is written after every epoch and validation (Lightning skips it when the
-    best ones did not change), and scores survive a change of directory. Without ``monitor`` there is ``last.ckpt``
-    alone, since the best one would be its copy.
+    best ones did not change), the one before it stays as ``previous.ckpt``, and scores survive a change of directory.
+    Without ``monitor`` there are these two alone, since the best one would be a copy of the last.
 
     Args:
         monitor: log key that decides which checkpoint is best, such as ``val/top1``; ``None`` keeps the last alone.
         mode: whether the smallest or the largest value is the best.
         save_top_k: how many of the best are kept; -1 keeps all, 0 none.
-        save_last: keep ``last.ckpt``.
+        save_last: keep ``last.ckpt``, and as ``previous.ckpt`` the one before it, for the case that it gets damaged.
         every_n_train_steps: save every so many optimiser steps instead of after validation.
         every_n_epochs: save every so many epochs; the best are looked for in these alone.
         train_time_interval: save at intervals of time.
@@ -63,6 +73,45 @@ class RunCheckpoint(ModelCheckpoint):
         """Under which name the scores are kept: those of another ``every_n_...`` are still ours."""
         return self._generate_state_key(monitor=self.monitor, mode=self.mode)
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Look for room on the disk before a long fit begins.
+
+        Raises:
+            ValueError: not even one checkpoint fits.
+        """
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit" and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            folder = Path(str(self.dirpath))
+            there = next(path for path in (folder, *folder.parents) if path.exists())
+            free = trainer.strategy.broadcast(shutil.disk_usage(there).free)  # all processes stop, or none
+            self.check_room(folder, free, pl_module)
+
+    def check_room(self, folder: Path, free: int, module: LightningModule) -> None:
+        """Compare the room on a disk with what the checkpoints of a module will take; warn where it may not do.
+
+        Args:
+            folder: where they go.
+            free: bytes.
+            module: what is saved.
+
+        Raises:
+            ValueError: not even one fits.
+        """
+        weights = sum(t.numel() * t.element_size() for t in module.state_dict().values() if isinstance(t, Tensor))
+        if free < weights:
+            raise ValueError(
+                f"{readable_size(free)} free in {folder}, but one checkpoint takes {readable_size(weights)} or "
+                "more; make room, or name another --run_dir"
+            )
+        full = weights if self.save_weights_only else 3 * weights  # up to two moments per weight, as Adam has them
+        files = max(self.save_top_k, 1) + 3  # the best ones, the last, the one before, and the one being written
+        if free < files * full:
+            warnings.warn(
+                f"{readable_size(free)} free in {folder}; the checkpoints of this run may take "
+                f"{readable_size(files * full)}",
+                stacklevel=2,
+            )
+
     def best_path(self) -> str | None:
         """The checkpoint to evaluate: the best since the network last changed its shape, else the last, else none."""
         for path in (self.best_model_path, self.last_model_path):
@@ -95,6 +144,8 @@ class RunCheckpoint(ModelCheckpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save where ``every_n_train_steps`` says so; the last one also when the monitored value is yet to come."""
+        if trainer.fit_loop._should_accumulate():  # a checkpoint does not hold the gradients gathered so far
+            return
         pending, self._defer_save_until_validation = self._defer_save_until_validation, False
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if self._defer_save_until_validation:
@@ -119,9 +170,35 @@ class RunCheckpoint(ModelCheckpoint):
         if trainer.fast_dev_run or trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:  # type: ignore[attr-defined]
             return
         step = self._last_global_step_saved
-        super()._save_last_checkpoint(trainer, monitor_candidates)
+        with self._keeping_the_one_before(trainer):
+            super()._save_last_checkpoint(trainer, monitor_candidates)
         self._last_global_step_saved = step  # else the best one of the same step would count as saved already
         self._last_writes += 1
+
+    @contextmanager
+    def _keeping_the_one_before(self, trainer: Trainer) -> Iterator[None]:
+        """``last.ckpt`` becomes ``previous.ckpt`` once another one has taken its place; it is never missing meanwhile.
+
+        One that this run neither wrote nor started from is not kept: it may be the damaged one.
+        """
+        last = Path(str(self.dirpath), f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}")
+        aside = last.with_name(".previous")
+        started_from = trainer.ckpt_path is not None and Path(trainer.ckpt_path).resolve() == last.resolve()
+        ours = self._last_writes > 0 or started_from
+        if not (self.save_last and trainer.is_global_zero and ours and last.is_file()):
+            yield
+            return
+        aside.unlink(missing_ok=True)
+        try:
+            os.link(last, aside)  # a second name costs nothing
+        except OSError:  # a file system without links
+            shutil.copy2(last, aside)
+        try:
+            yield
+        except BaseException:
+            aside.unlink()
+            raise
+        os.replace(aside, last.with_name(BEFORE_LAST))
 
 
 def resumed_step(checkpoint: dict[str, Any]) -> int:
@@ -130,5 +207,6 @@ def resumed_step(checkpoint: dict[str, Any]) -> int:
     Not ``global_step``, which counts optimiser steps and is one too many in the middle of an epoch.
     """
     loop = checkpoint["loops"]["fit_loop"]
-    batch = loop["epoch_loop.batch_progress"]["current"]
-    return loop["epoch_loop.state_dict"]["_batches_that_stepped"] + batch["ready"] - batch["completed"]
+    batch, validation = (loop[f"epoch_loop.{name}batch_progress"]["current"] for name in ("", "val_loop."))
+    unfinished = batch["ready"] - batch["completed"] + validation["ready"] - validation["completed"]
+    return loop["epoch_loop.state_dict"]["_batches_that_stepped"] + unfinished

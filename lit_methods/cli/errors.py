@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
 
 from lit_methods.cli.given import Given
+from lit_methods.cli.safe import refusal
 
 PACKAGES = ("lit_methods", "datamodules", "callbacks")  # their lazily imported names count as short class names
 _PRINT = ("comments", "skip_default", "skip_null")
@@ -77,6 +78,8 @@ def blame(error: BaseException, given: Iterable[Given]) -> str:
 def _with_key(complaint: str, error: BaseException, given: Iterable[Given]) -> str:
     text = " ".join(complaint.split()) or type(root(error)).__name__
     pairs = [pair for pair in given if pair.value is not None]
+    if any(text.startswith(f"{pair.key}=") for pair in pairs):
+        return text
     named = [pair for pair in pairs if _speaks_of(text, pair)] or [
         pair for pair in pairs if isinstance(pair.value, str) and f"{pair.value!r}" in text
     ]
@@ -86,8 +89,6 @@ def _with_key(complaint: str, error: BaseException, given: Iterable[Given]) -> s
     # rather the argument that the text begins with than the last one it mentions
     named.sort(key=lambda pair: text.startswith(_leaf(pair.key)))
     shown = _show(named[-1])
-    if text.startswith(f"{named[-1].key}="):
-        return text
     parent, _, _ = named[-1].key.rpartition(".")
     if parent and text.startswith(shown.removeprefix(f"{parent}.")):  # root='x' ... becomes data.root='x' ...
         return f"{parent}.{text}"
@@ -292,7 +293,12 @@ def _bad_yaml(walk: Walk, reason: str) -> str:
     return f"{walk.found('config')}: not valid YAML: {reason}"
 
 
+def _denied(walk: Walk, path: str) -> str:
+    return f"{walk.found(walk.path(), path) if walk.keys else repr(path)}: {refusal()}"  # no key: --model.help PATH
+
+
 RULES: list[tuple[str, Callable[..., str | None]]] = [
+    (r".*Importing '([^']+)' is not allowed, denied by", _denied),
     (r"Parser key \"([^\"]+)\":?\s*(.*)$", _enter_key),
     (r"Unable to load config", _not_a_group),
     (r"Problem with given class_path '([^']+)':", _enter_class),

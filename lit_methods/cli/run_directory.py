@@ -11,9 +11,10 @@ from pathlib import Path
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from lit_methods.checkpoint_io import CheckpointError, read_checkpoint
+from lit_methods.cli import slurm
 from lit_methods.cli.checkpoints import resumed_step
 from lit_methods.cli.given import Given, last
-from lit_methods.contract import read_checkpoint
 
 ROOT = "runs"
 VARIABLE = "LIT_METHODS_RUN_DIR"  # tells the other processes of a ddp run what the first one decided
@@ -41,6 +42,8 @@ class RunDirectory:
         """Remove the directory again if nothing was written: a run that never began leaves none."""
         if is_first_process():
             with suppress(OSError):  # not empty, or gone
+                if [file.name for file in self.path.iterdir()] == [slurm.MARK]:
+                    (self.path / slurm.MARK).unlink()
                 self.path.rmdir()
 
 
@@ -67,6 +70,8 @@ def recipe_name(pairs: list[Given], argv: list[str]) -> str:
 def place(entry: str, run_dir: str | None, ckpt_path: str | None, recipe: str, root: str | Path = ROOT) -> RunDirectory:
     """Decide where the run writes; the first process makes the directory.
 
+    A SLURM job that is started again goes on in its directory from the last checkpoint there, or begins again.
+
     Args:
         entry: ``"fit"`` cuts ``metrics.csv`` where it goes on in place, the others only add to it.
         run_dir: what the user named; ``None`` makes a new directory below ``root``.
@@ -75,17 +80,21 @@ def place(entry: str, run_dir: str | None, ckpt_path: str | None, recipe: str, r
         root: where new directories are made and ``"last"`` is looked for.
 
     Raises:
-        ValueError: the directory is not empty and not continued, ``"last"`` finds nothing, or the checkpoint is none.
+        ValueError: the directory is not empty and not continued, ``"last"`` finds nothing sound, or the checkpoint is
+            damaged or none.
         FileNotFoundError: the checkpoint does not exist.
     """
+    again = entry == "fit" and run_dir is not None and slurm.restarted(Path(run_dir))
+    if again and any(Path(str(run_dir)).glob("checkpoints/*.ckpt")):
+        ckpt_path = "last"  # whatever its first start began with
     if ckpt_path == "last":
-        ckpt_path = str(newest_checkpoint(run_dir, recipe, root))
-    step = resumed_step(read_checkpoint(ckpt_path)) if ckpt_path else 0
+        ckpt_path = str(_sound(newest_checkpoint(run_dir, recipe, root)))
+    step = _step_of(ckpt_path) if ckpt_path else 0
     log_from = 0 if entry == "fit" else step
     if run_dir is None:
         return RunDirectory(_fresh(recipe, Path(root)), ckpt_path, log_from=log_from)
     path = Path(os.path.abspath(run_dir))
-    in_place = ckpt_path is not None and path.resolve() in Path(ckpt_path).resolve().parents
+    in_place = again or (ckpt_path is not None and path.resolve() in Path(ckpt_path).resolve().parents)
     if is_first_process():
         if path.exists() and not path.is_dir():
             raise ValueError(f"run_dir={run_dir!r} is a file")
@@ -94,6 +103,8 @@ def place(entry: str, run_dir: str | None, ckpt_path: str | None, recipe: str, r
                 f"run_dir={run_dir!r} is not empty; name another, or go on with --ckpt_path last or a checkpoint in it"
             )
         path.mkdir(parents=True, exist_ok=True)
+        if entry == "fit":
+            slurm.claim(path)
     keep_below = step if in_place and entry == "fit" else None
     return RunDirectory(path, ckpt_path, in_place, keep_below, log_from)
 
@@ -114,10 +125,38 @@ def newest_checkpoint(run_dir: str | None, recipe: str, root: str | Path = ROOT)
     if not found:
         raise ValueError(f"ckpt_path='last': no checkpoint in {where}")
     newest = max(found, key=lambda run: max(file.stat().st_mtime_ns for file in found[run]))
-    chosen = max(found[newest], key=lambda file: (file.name == "last.ckpt", file.stat().st_mtime_ns))
+    return max(found[newest], key=lambda file: (file.name == "last.ckpt", file.stat().st_mtime_ns))
+
+
+def _sound(newest: Path) -> Path:
+    """A run's newest checkpoint; where it is damaged, the one before it, which a warning names.
+
+    Raises:
+        ValueError: none is sound.
+    """
+    chosen, line = newest, f"ckpt_path: the last one is {newest}"
+    try:
+        _step_of(newest)
+    except CheckpointError as ex:
+        steps: dict[Path, int] = {}  # inside a run the number of steps decides: a copy keeps names, not times
+        for file in newest.parent.glob("*.ckpt"):
+            if not file.name.startswith("last"):
+                with suppress(CheckpointError):
+                    steps[file] = _step_of(file)
+        if not steps:
+            raise ValueError(f"{ex}; no other checkpoint beside it is sound") from None
+        chosen = max(steps, key=lambda file: (steps[file], file.stat().st_mtime_ns))
+        line = f"warning: {ex}; going on with {chosen}"
     if is_first_process():
-        print(f"ckpt_path: the last one is {chosen}", file=sys.stderr)
+        print(line, file=sys.stderr)
     return chosen
+
+
+def _step_of(path: str | Path) -> int:
+    try:
+        return resumed_step(read_checkpoint(path))
+    except (KeyError, TypeError, AttributeError):  # a dictionary that only looks like one
+        raise CheckpointError(f"ckpt_path={str(path)!r} is not a checkpoint of a run: no loop states in it") from None
 
 
 def _recipe_of(run: Path) -> str | None:

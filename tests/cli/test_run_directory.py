@@ -1,6 +1,8 @@
 """Where a run writes when several processes, or somebody else's launcher, are at work."""
 
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -59,12 +61,50 @@ def test_no_checkpoint_is_an_error_that_says_where(tmp_path):
         newest_checkpoint(None, "hrank", tmp_path)
 
 
-def test_last_in_a_copied_run_is_still_last_ckpt(tmp_path, capsys):
+def test_last_in_a_copied_run_is_still_last_ckpt(tmp_path):
     """A copy keeps the names of files, not their times."""
     folder = tmp_path / "run" / "checkpoints"
     folder.mkdir(parents=True)
-    for name, time in (("last.ckpt", 1), ("epoch=0-step=2.ckpt", 2)):
+    for name, clock in (("last.ckpt", 1), ("epoch=0-step=2.ckpt", 2)):
         (folder / name).touch()
-        os.utime(folder / name, (time, time))
+        os.utime(folder / name, (clock, clock))
     assert newest_checkpoint(str(tmp_path / "run"), "hrank") == folder / "last.ckpt"
-    assert "the last one is" in capsys.readouterr().err
+
+
+# --- drill D25: the clock --------------------------------------------------------------------------------------------
+
+
+def test_runs_that_start_in_the_same_second_have_directories_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "strftime", lambda form: "20260101-000000")
+    with ThreadPoolExecutor(8) as pool:
+        runs = list(pool.map(lambda _: place("fit", None, None, "toy", tmp_path).path, range(16)))
+    assert len(set(runs)) == 16
+    ends = ["", *(f"-{number}" for number in range(2, 17))]
+    assert {path.name for path in runs} == {f"toy-20260101-000000{end}" for end in ends}
+
+
+def test_a_clock_that_was_moved_back_overwrites_nothing(tmp_path, monkeypatch):
+    for second in ("20260101-000002", "20260101-000001", "20260101-000002"):
+        monkeypatch.setattr(time, "strftime", lambda form, second=second: second)
+        run = place("fit", None, None, "toy", tmp_path).path
+        assert not list(run.iterdir())
+        (run / "config.yaml").write_text("recipe: toy\n")
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_last_in_a_run_whose_clock_was_moved_back(tmp_path):
+    """Its newest file has an older time than the others."""
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    for name, clock in (("epoch=0-step=2.ckpt", 300), ("previous.ckpt", 200), ("last.ckpt", 100)):
+        (folder / name).touch()
+        os.utime(folder / name, (clock, clock))
+    assert newest_checkpoint(str(tmp_path / "run"), "toy").name == "last.ckpt"
+
+
+def test_a_directory_with_files_in_it_is_left_alone(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is not empty"):
+        place("fit", str(tmp_path / "run"), None, "toy")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["notes.txt"]

@@ -39,7 +39,8 @@ def test_a_run_is_a_directory(command, tmp_path):
     assert run.parent == tmp_path / "runs"
     assert run.name.startswith("toy-2")
     assert {p.name for p in run.iterdir()} >= {"config.yaml", "metrics.csv", "checkpoints", "summary.json", "card.md"}
-    assert {p.name for p in (run / "checkpoints").iterdir()} == {"last.ckpt", "epoch=1-step=10.ckpt"}
+    kept = {"last.ckpt", "previous.ckpt", "epoch=1-step=10.ckpt"}
+    assert {p.name for p in (run / "checkpoints").iterdir()} == kept
     assert {p.name for p in tmp_path.iterdir()} == {"runs"}
     assert "LIT_METHODS_RUN_DIR" not in os.environ
 
@@ -144,7 +145,7 @@ def test_best_score_and_top_k_are_kept(command, elsewhere):
     assert answer.code == 0
     assert best.is_file()
     ours = {path.name for path in (Path(target) / "checkpoints").iterdir()}
-    assert ours == ({"last.ckpt"} if elsewhere else {"last.ckpt", best.name})
+    assert ours == {"last.ckpt", "previous.ckpt"} | (set() if elsewhere else {best.name})
     assert summary(answer.run_dir)["test/weight"] == pytest.approx(float(_first_layer(best)))
 
 
@@ -197,7 +198,7 @@ def test_best_means_best_since_the_network_changed_its_shape(command):
 
 def test_where_nothing_is_monitored_the_last_one_is_tested(command):
     run = command("fit", "--checkpoint.monitor", "null").run_dir
-    assert [path.name for path in (run / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"last.ckpt", "previous.ckpt"}
     assert summary(run)["test/weight"] == pytest.approx(float(_first_layer(run / "checkpoints/last.ckpt")))
 
 
