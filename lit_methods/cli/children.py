@@ -1,0 +1,24 @@
+"""The other processes of a ddp run, which Lightning starts and never waits for."""
+
+import subprocess
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+
+def end_children(trainer: Trainer, patience: float) -> None:
+    """Wait for the processes that this one started, and kill those that do not end: they hang in a collective.
+
+    Args:
+        trainer: the trainer that started them, if it did.
+        patience: seconds.
+    """
+    started: Any = getattr(trainer.strategy.launcher, "procs", [])  # of lightning 2.6's subprocess launcher
+    children: list[subprocess.Popen] = list(started)
+    started.clear()  # else its observer would kill this process, too, when it sees that one was killed
+    for child in children:
+        try:
+            child.wait(patience)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()

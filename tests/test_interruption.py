@@ -1,0 +1,187 @@
+"""A run that a signal ends leaves the right exit code and a checkpoint from which it goes on as if nothing had been."""
+
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from callbacks import hrank_pruning
+from lit_methods.cli import main
+from lit_methods.cli.parsing import RunCLI
+from lit_methods.cli.recipes import find_recipes
+from tests.signals import send_now
+from tests.test_resume import RUN, metrics, weights
+from tests.tiny import register
+
+CODES = {"SIGTERM": 143, "SIGINT": 130}
+STEPS = 4  # per epoch, as in RUN; validation after every epoch, pruning before the third
+WORDS = [*RUN, "--trainer.callbacks.at_epoch", "2", "--trainer.callbacks.num_images", "48"]
+WORDS += ["--trainer.callbacks.rates", "0.5", "--trainer.limit_val_batches", "3", "--checkpoint.save_top_k", "1"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run."""
+    register()
+    run = tmp_path_factory.mktemp("whole") / "run"
+    assert main("fit", [*WORDS, "--run_dir", str(run)]) == 0
+    return run
+
+
+def signalled(name: str = "SIGTERM", **arguments: object) -> list[str]:
+    words = ["--trainer.callbacks+=tests.signals.SendSignal", "--trainer.callbacks.name", name]
+    return [*words, *(w for k, v in arguments.items() for w in (f"--trainer.callbacks.{k}", str(v)))]
+
+
+def goes_on_like(whole: Path, run: Path) -> None:
+    """Resume; weights are bit-equal, and nothing is missing or doubled in ``metrics.csv``."""
+    assert main("fit", [*WORDS, "--run_dir", str(run), "--ckpt_path", "last"]) == 0
+    assert_close(weights(run), weights(whole), rtol=0, atol=0)
+    assert metrics(run) == metrics(whole)
+    best = [sorted(path.name for path in (r / "checkpoints").glob("epoch*")) for r in (run, whole)]
+    assert best[0] == best[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "hook", "step"),
+    [
+        pytest.param("SIGTERM", "on_fit_start", 0, id="before the first batch"),
+        pytest.param("SIGTERM", "on_train_batch_start", 2, id="in a batch"),
+        pytest.param("SIGINT", "on_before_optimizer_step", STEPS - 1, id="in the last batch of an epoch"),
+        pytest.param("SIGTERM", "on_validation_batch_start", STEPS, id="in a validation"),
+        pytest.param("SIGINT", "on_validation_end", STEPS, id="after a validation", marks=pytest.mark.slow),
+        pytest.param("SIGTERM", "on_train_epoch_end", 2 * STEPS, id="after an epoch", marks=pytest.mark.slow),
+        pytest.param("SIGTERM", "on_before_optimizer_step", 3 * STEPS + 1, id="after pruning", marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_stops_the_run_and_it_goes_on_bit_equal(whole, name, hook, step, tmp_path, capsys):
+    run = tmp_path / "run"
+    words = [*WORDS, *signalled(name, hook=hook, step=step, times=2)]
+    assert main("fit", [*words, "--run_dir", str(run)]) == CODES[name]
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("stopped by")]
+    assert line == f"stopped by {name}; go on with --run_dir {run} --ckpt_path last"
+    assert not (run / "summary.json").exists()
+    goes_on_like(whole, run)
+
+
+@pytest.mark.parametrize("batch", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_during_a_rank_pass(whole, batch, tmp_path, monkeypatch):
+    """Nothing is pruned then, and the pass is done again from its beginning."""
+    real = hrank_pruning.batch_ranks
+
+    def sending(*args, **kwargs):
+        for number, ranks in enumerate(real(*args, **kwargs)):
+            if number == batch:
+                send_now(signal.SIGTERM)
+            yield ranks
+
+    run = tmp_path / "run"
+    monkeypatch.setattr(hrank_pruning, "batch_ranks", sending)
+    assert main("fit", [*WORDS, "--run_dir", str(run)]) == 143
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["hyper_parameters"]["plan"] is None
+    assert not (run / "rank_scores.npz").exists()
+    monkeypatch.setattr(hrank_pruning, "batch_ranks", real)
+    goes_on_like(whole, run)
+
+
+def test_interrupted_again_before_anything_was_done_loses_nothing(whole, tmp_path):
+    run = tmp_path / "run"
+    assert main("fit", [*WORDS, *signalled(step=6), "--run_dir", str(run)]) == 143
+    before = (run / "checkpoints" / "last.ckpt").read_bytes()
+    again = [*WORDS, *signalled(hook="on_train_start"), "--run_dir", str(run), "--ckpt_path", "last"]
+    assert main("fit", again) == 143
+    assert (run / "checkpoints" / "last.ckpt").read_bytes() == before
+    goes_on_like(whole, run)
+
+
+def test_a_third_ctrl_c_stops_at_once_and_saves_nothing(tmp_path):
+    words = [*WORDS, *signalled("SIGINT", step=2, times=3)]
+    assert main("fit", [*words, "--run_dir", str(tmp_path / "run")]) == 130
+    assert not list((tmp_path / "run" / "checkpoints").glob("*"))
+
+
+def test_in_the_test_after_a_fit_and_before_a_run(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    words = [*WORDS, "--trainer.max_epochs", "1", "--run_dir", str(run)]
+    assert main("fit", [*words, *signalled(hook="on_test_batch_start")]) == 143
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == STEPS
+
+    def build(cli):
+        send_now(signal.SIGTERM)
+
+    monkeypatch.setattr("lit_methods.cli.runtime.RunCLI.build", build)
+    assert main("fit", [*WORDS, "--run_dir", str(tmp_path / "second")]) == 143
+    assert not (tmp_path / "second").exists()
+
+
+def test_handlers_are_as_before_afterwards(tmp_path):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)]
+    words = [*WORDS, "--trainer.max_epochs", "1"]
+    assert main("fit", [*words, *signalled(), "--run_dir", str(tmp_path / "stopped")]) == 143
+    assert main("fit", [*words, "--run_dir", str(tmp_path / "whole")]) == 0  # the old signal is forgotten
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)] == before
+
+
+# --- SLURM ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The environment of a job's only task; ``scontrol`` writes its calls into the file that this returns."""
+    calls, stub = tmp_path / "calls", tmp_path / "bin" / "scontrol"
+    stub.parent.mkdir()
+    stub.write_text(f'#!/bin/sh\necho "$@" >> {calls}\n')
+    stub.chmod(0o755)
+    for name in ("NTASKS", "NTASKS_PER_NODE", "NNODES"):
+        monkeypatch.setenv(f"SLURM_{name}", "1")
+    for name in ("PROCID", "LOCALID", "NODEID"):
+        monkeypatch.setenv(f"SLURM_{name}", "0")
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    monkeypatch.setenv("SLURM_JOB_NAME", "train")
+    monkeypatch.setenv("PATH", f"{stub.parent}{os.pathsep}{os.environ['PATH']}")
+    return calls
+
+
+def test_a_slurm_job_requeues_itself_and_goes_on(whole, slurm, tmp_path, capsys):
+    """The same command, twice: its first start finds no checkpoint, its second goes on."""
+    run = tmp_path / "run"
+    words = [*WORDS, "--run_dir", str(run)]
+    assert main("fit", [*words, *signalled("SIGUSR1", step=6)]) == 0
+    assert slurm.read_text() == "requeue 4711\n"
+    assert "stopped by SIGUSR1" in capsys.readouterr().err
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 7
+    assert main("fit", words) == 0
+    assert slurm.read_text() == "requeue 4711\n"
+    assert_close(weights(run), weights(whole), rtol=0, atol=0)
+    assert metrics(run) == metrics(whole)
+
+
+def test_a_slurm_job_that_had_no_time_for_a_checkpoint_starts_again(slurm, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    words = [*WORDS, "--trainer.max_epochs", "1", "--run_dir", str(run)]
+    assert main("fit", [*words, *signalled("SIGINT", times=3)]) == 130  # not even time for this
+    shutil.rmtree(run / "checkpoints", ignore_errors=True)
+    assert main("fit", words) == 0
+    assert not slurm.exists()
+    monkeypatch.setenv("SLURM_JOB_ID", "4712")  # another job does not go on by itself
+    assert main("fit", words) == 2
+
+
+def test_the_example_for_slurm_starts_what_it_says(slurm, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("bin", "srun").write_text('#!/bin/sh\nprintf "%s\\n" "$@" > words\n')
+    Path("bin", "srun").chmod(0o755)
+    subprocess.run(["bash", Path(__file__).parents[1] / "examples" / "slurm.sh"], check=True)
+    option, *command, recipe = Path("words").read_text().splitlines()[:5]
+    assert (option, command, recipe) == (
+        "--kill-on-bad-exit=1", ["python", "-m", "lit_methods.fit"], "hrank_cifar10_resnet56"
+    )  # fmt: skip
+    words = Path("words").read_text().splitlines()[5:]
+    cli = RunCLI("fit", ["--config", str(find_recipes()[recipe]), *words])
+    assert (int(cli.config.trainer.devices), cli.config.trainer.num_nodes) == (1, 1)
+    assert cli.directory.path == tmp_path / "runs" / "train-4711"
