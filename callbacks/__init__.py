@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from callbacks.complexity_logger import ComplexityLogger
     from callbacks.hrank_pruning import HRankPruning
+    from callbacks.nan_guard import NaNGuard
     from callbacks.prediction_logger import PredictionLogger
     from callbacks.report import RunReport
 
-__all__ = ["ComplexityLogger", "HRankPruning", "PredictionLogger", "RunReport"]
+__all__ = ["ComplexityLogger", "HRankPruning", "NaNGuard", "PredictionLogger", "RunReport"]
 
 _HOME = {
     "ComplexityLogger": "callbacks.complexity_logger",
     "HRankPruning": "callbacks.hrank_pruning",
+    "NaNGuard": "callbacks.nan_guard",
     "PredictionLogger": "callbacks.prediction_logger",
     "RunReport": "callbacks.report",
 }

@@ -1,5 +1,6 @@
 """Run a trainer's own batches through a network outside the Trainer's loops."""
 
+import copy
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -9,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
+from callbacks.interruption import interruptible
 from callbacks.progress import progress
 from lit_methods.backbones import build_backbone
 from lit_methods.classification import ImageClassifier
@@ -39,9 +41,24 @@ def validation_top1(trainer: Trainer, module: ImageClassifier) -> float | None:
     accuracy = MulticlassAccuracy(module.hparams["num_classes"], average="micro").to(module.device)
     batches = progress(trainer, device_batches(trainer, islice(loader, count)), "validation top-1", total=count)
     with evaluating(module), trainer.precision_plugin.forward_context():
-        for batch in batches:
-            accuracy.update(module(batch["image"]), batch["label"])
+        for batch in interruptible(trainer, batches):
+            if len(batch["label"]):  # none where there are fewer images than processes
+                accuracy.update(module(batch["image"]), batch["label"])
     return float(accuracy.compute())
+
+
+def in_float32(network: nn.Module) -> nn.Module:
+    """The network itself, or a float32 copy of one in half precision, for measurements that rounding would decide.
+
+    Under ``trainer.precision=bf16-true`` the weights are bfloat16, which float32 holds exactly.
+
+    Example:
+        >>> layer = nn.Linear(2, 2).bfloat16()
+        >>> in_float32(layer).weight.dtype, layer.weight.dtype, in_float32(layer.double()).weight.dtype
+        (torch.float32, torch.bfloat16, torch.float64)
+    """
+    halves = any(t.dtype in (torch.float16, torch.bfloat16) for t in [*network.parameters(), *network.buffers()])
+    return copy.deepcopy(network).float() if halves else network
 
 
 def dense_network(module: LightningModule) -> nn.Module:
@@ -69,8 +86,9 @@ class DenseReference:
         self.accuracy = MulticlassAccuracy(num_classes, average="micro").to(next(network.parameters()).device)
 
     def update(self, images: Tensor, labels: Tensor) -> None:
-        """Count the hits on one batch of normalised images."""
-        self.accuracy.update(self.network(images), labels)
+        """Count the hits on one batch of normalised images, which may be empty."""
+        if len(labels):
+            self.accuracy.update(self.network(images), labels)
 
     def top1(self) -> float:
         """Top-1 accuracy so far, a fraction of 1, over all processes."""

@@ -13,7 +13,8 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from callbacks.evaluation import device_batches, validation_top1
+from callbacks.evaluation import device_batches, in_float32, validation_top1
+from callbacks.interruption import interruptible
 from callbacks.progress import progress
 from callbacks.pruning import FilterPruning, prunable
 from callbacks.pruning_figures import rank_histograms_figure, rank_spread, rank_stability_figure
@@ -39,6 +40,8 @@ class HRankPruning(FilterPruning):
     """Prune an ``ImageClassifier`` by HRank: in each convolution the filters of lowest mean rank go.
 
     Ranks are taken once, on the network as it is then, in one pass over training images; every process does its share.
+    The pass runs in float32 whatever ``trainer.precision`` is, since the rounding of half precision would raise ranks:
+    without autocast under ``bf16-mixed``, on a float32 copy of the weights under ``bf16-true``.
 
     Args:
         rates: removed fraction per convolution in the paper's order, as text (``"[0.1]+[0.60]*35+..."``) or numbers;
@@ -167,8 +170,9 @@ class HRankPruning(FilterPruning):
         means: dict[str, list[Tensor]] = {}
         with evaluating(module):
             batches = progress(trainer, device_batches(trainer, loader), "feature map ranks", total=len(loader))
-            images = (module.normalize(batch["image"]) for batch in batches)
-            for ranks in batch_ranks(module.model, images, points, max_bytes=self.max_bytes):
+            network, normalize = in_float32(module.model), in_float32(module.normalize)
+            images = (normalize(batch["image"]) for batch in interruptible(trainer, batches))
+            for ranks in batch_ranks(network, images, points, max_bytes=self.max_bytes):
                 for conv, rank in ranks.items():  # (N, C)
                     sums[conv] += rank.sum(0)
                     means.setdefault(conv, []).append(rank.double().mean(0))
@@ -185,6 +189,7 @@ class HRankPruning(FilterPruning):
         columns = ["conv", "mean_rank", "lowest", "highest", "std_between_batches", "std_between_filters"]
         rows = [[c, s.mean(), s.min(), s.max(), *spread.get(c, ("", ""))] for c, s in scores.items()]
         report.table(trainer, "prune/ranks", columns, rows)
+        report.histogram(trainer, "prune/mean_rank", scores)
         if trainer.is_global_zero:
             save_rank_scores(Path(trainer.default_root_dir, "rank_scores.npz"), self.scores)
         if spread:  # from a file, or from a single batch, there is nothing to compare

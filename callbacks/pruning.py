@@ -16,7 +16,13 @@ from callbacks.complexity_logger import ComplexityLogger
 from callbacks.evaluation import DenseReference, dense_network, input_size, validation_top1
 from callbacks.pruning_figures import kept_filters_figure
 from callbacks.report import RunReport
-from callbacks.surgery import forget_old_network, replace_network
+from callbacks.surgery import (
+    end_averaging,
+    forget_old_network,
+    refuse_averages_that_cannot_follow,
+    replace_network,
+    share_buffers,
+)
 from lit_methods.backbones import find_backbone, planned_channels, prune_model, prune_points
 from lit_methods.backbones.plan import PrunePlan
 from lit_methods.backbones.weights import load_weights, read_weights, untrained
@@ -60,8 +66,10 @@ class FilterPruning(Callback, ABC):
     # -- when -------------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """A new run, until a checkpoint says otherwise."""
+        """A new run, until a checkpoint says otherwise; refuse averages that could not follow the network."""
         self._resumed = False
+        if stage == "fit":
+            refuse_averages_that_cannot_follow(trainer, self)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Averages and scores of a network of another shape cannot go on; what the checkpoint holds of them follows."""
@@ -92,6 +100,7 @@ class FilterPruning(Callback, ABC):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so where the run was too short for what was asked."""
+        end_averaging(trainer)
         stages = len(self.stage_epochs(pl_module.hparams["backbone"]))
         if self.stages_done < stages:
             rank_zero_warn(
@@ -113,6 +122,7 @@ class FilterPruning(Callback, ABC):
     # -- how --------------------------------------------------------------------------------------------------------
 
     def _prune(self, trainer: Trainer, module: ImageClassifier) -> None:
+        share_buffers(module)  # what is measured from here on is measured on one network
         if self.stages_done == 0:
             self._keep_dense(trainer, module)
         if not all(tensor.isfinite().all() for tensor in module.model.state_dict().values()):
@@ -155,6 +165,7 @@ class FilterPruning(Callback, ABC):
             "prune/dense_params": sum(p.numel() for p in dense.parameters()),
             "prune/params": sum(p.numel() for p in module.model.parameters()),
         } | self.measure(dense, plan, size)
+        self.results = trainer.strategy.broadcast(self.results)  # some are of one process's own images
         for logger in trainer.loggers:  # not self.log: on_fit_start has no step yet
             logger.log_metrics(self.results, step=trainer.global_step)
         filters = {point.conv: point.num_filters for point in prune_points(plan.arch)}
@@ -163,7 +174,7 @@ class FilterPruning(Callback, ABC):
         report.figure(trainer, "prune/kept_filters", kept_filters_figure(filters, kept))
         report.table(
             trainer,
-            "prune/kept_filters",
+            "prune/kept_filter_ids",  # not the figure's key: a key of W&B holds one kind of thing
             ["conv", "filters", "kept", "kept_ids"],
             [[conv, n, kept[conv], " ".join(map(str, plan.keep.get(conv, range(n))))] for conv, n in filters.items()],
         )

@@ -4,14 +4,26 @@ The only place that touches Lightning's private strategy members; seen on lightn
 (``tests/callbacks/test_surgery.py`` names the version it passed with).
 """
 
+import zlib
+
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from lit_methods.functional.modes import evaluating
 
-__all__ = ["evaluating", "forget_old_network", "replace_network"]
+__all__ = [
+    "end_averaging",
+    "evaluating",
+    "forget_old_network",
+    "refuse_averages_that_cannot_follow",
+    "refuse_unequal",
+    "replace_network",
+    "share_buffers",
+]
 
 
 def replace_network(trainer: Trainer, module: LightningModule, network: nn.Module) -> None:
@@ -25,15 +37,51 @@ def replace_network(trainer: Trainer, module: LightningModule, network: nn.Modul
         trainer: the running trainer.
         module: its module; ``module.model`` is replaced.
         network: the new network, with its weights, on the module's device.
+
+    Raises:
+        RuntimeError: the networks of the processes differ; on all of them.
     """
     strategy = trainer.strategy
     module.model = trainer.precision_plugin.convert_module(network)
     if layer_sync := getattr(strategy, "_layer_sync", None):  # trainer.sync_batchnorm
         module.model = layer_sync.apply(module.model)
+    refuse_unequal(module)  # DDP would hand the first process's weights to all, and hide it
     if strategy.model is not module:  # wrapped, as by DDP
         strategy.model = strategy._setup_model(module)
     strategy.setup_optimizers(trainer)
     forget_old_network(trainer, module)
+
+
+def share_buffers(network: nn.Module) -> None:
+    """Give every process the buffers of the first, such as running statistics of batch norm.
+
+    After a training step each process has those of its own batches; DDP evens them out only before the next step. What
+    measures the network in between must see one and the same.
+    """
+    if dist.is_available() and dist.is_initialized():
+        for buffer in network.buffers():
+            dist.broadcast(buffer, src=0)
+
+
+def refuse_unequal(network: nn.Module) -> None:
+    """Compare a checksum of all weights and buffers between processes.
+
+    Raises:
+        RuntimeError: they differ; on every process.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    checksum = 0
+    for name, tensor in network.state_dict().items():
+        content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        checksum = zlib.crc32(content, zlib.crc32(f"{name} {tuple(tensor.shape)}".encode(), checksum))
+    found = [0] * dist.get_world_size()
+    dist.all_gather_object(found, checksum)
+    if len(set(found)) > 1:
+        raise RuntimeError(
+            f"the processes have different networks after surgery (checksums {', '.join(f'{c:08x}' for c in found)}): "
+            "decide from values that were reduced over all processes, and broadcast the decision"
+        )
 
 
 def forget_old_network(trainer: Trainer, module: LightningModule) -> None:
@@ -51,8 +99,41 @@ def forget_old_network(trainer: Trainer, module: LightningModule) -> None:
         elif isinstance(callback, EarlyStopping):
             callback.wait_count = 0
             callback.best_score = _worst(lowest_is_best=callback.monitor_op is torch.lt)
-        elif isinstance(callback, WeightAveraging):
+        elif isinstance(callback, WeightAveraging) and trainer.state.fn == TrainerFn.FITTING:
             callback.setup(trainer, module, "fit")
+
+
+def refuse_averages_that_cannot_follow(trainer: Trainer, surgeon: Callback) -> None:
+    """Weight averages beside a callback that replaces the network: which kinds work, and in which order.
+
+    Args:
+        trainer: the trainer that is about to fit.
+        surgeon: the callback that replaces the network.
+
+    Raises:
+        ValueError: ``StochasticWeightAveraging`` is there, or ``WeightAveraging`` stands before ``surgeon``.
+    """
+    callbacks, name = trainer.callbacks, type(surgeon).__name__  # type: ignore[attr-defined]
+    for place, callback in enumerate(callbacks):
+        if isinstance(callback, StochasticWeightAveraging):
+            raise ValueError(
+                f"trainer.callbacks: StochasticWeightAveraging keeps the network that {name} replaces; "
+                "use WeightAveraging or EMAWeightAveraging"
+            )
+        if isinstance(callback, WeightAveraging) and place < callbacks.index(surgeon):
+            # on resume its average is loaded in its turn, and needs the shape of the checkpoint by then
+            raise ValueError(f"trainer.callbacks: {name} must stand before {type(callback).__name__}; swap them")
+
+
+def end_averaging(trainer: Trainer) -> None:
+    """Let ``WeightAveraging`` forget its average after a fit; the module has it by then.
+
+    Otherwise it would hand a checkpoint that is tested next the weights of its last step instead of the averaged ones,
+    which validation had chosen it by.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, WeightAveraging):
+            callback._average_model = None
 
 
 def _worst(lowest_is_best: bool) -> Tensor:

@@ -11,6 +11,8 @@ import pytest
 import torch
 from lightning.pytorch import Trainer, seed_everything
 
+from tests.small_recipes import overrides, warm_weights  # noqa: F401 - fixtures
+
 torch.set_num_threads(1)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"  # real data and weights; tests that need them skip without

@@ -3,67 +3,21 @@
 import json
 import shutil
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
 
-from lit_methods.backbones import build_backbone, find_backbone
+from lit_methods.backbones import find_backbone
 from lit_methods.cli import main
 from lit_methods.cli.parsing import RunCLI
-from lit_methods.cli.recipes import find_recipes
+from tests.small_recipes import ONE_PROCESS, RECIPES
 
-RECIPES = find_recipes()
 CHEAP = {"hrank", "hrank_cifar10_resnet56"}  # run by default; the others are marked slow
-ONE_PROCESS = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.sync_batchnorm", "false"]
-SMALL = [
-    *("--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1", "--trainer.limit_test_batches", "1"),
-    *("--trainer.num_sanity_val_steps", "0", "--data.batch_size", "8", "--data.num_workers", "0"),
-]
 runs = pytest.mark.parametrize(
     "recipe", [pytest.param(r, marks=[] if r in CHEAP else pytest.mark.slow) for r in RECIPES]
 )
-
-
-@pytest.fixture(scope="module")
-def warm_weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """Weights of a network whose batch norms have seen something: what ``at_epoch=0`` takes for a trained one."""
-    folder = tmp_path_factory.mktemp("weights")
-
-    def make(arch: str, num_classes: int) -> str:
-        path = folder / f"{arch}-{num_classes}.npz"
-        if not path.exists():
-            network = build_backbone(arch, num_classes)
-            network(torch.rand(4, *(3, 32, 32)))
-            np.savez(path, **{k: v.numpy() for k, v in network.state_dict().items()})
-        return str(path)
-
-    return make
-
-
-@pytest.fixture
-def overrides(cifar10_root, imagenet_root, warm_weights) -> Callable[[str], list[str]]:
-    """What makes a recipe small enough for a test, without touching what it is about."""
-
-    def make(recipe: str) -> list[str]:
-        config = yaml.safe_load(RECIPES[recipe].read_text())
-        words = [*ONE_PROCESS, *SMALL]
-        if "imagenet" in recipe:
-            words += ["--data.root", str(imagenet_root), "--data.image_size", "64", "--data.resize_size", "72"]
-            words += ["--data.val_fraction", "0.25"]
-        elif "cifar10" in recipe:
-            words += ["--data.root", str(cifar10_root)]
-        if "base_checkpoint" in config["model"]["init_args"]:
-            classes = 4 if "imagenet" in recipe else 10
-            words += ["--model.base_checkpoint", warm_weights(config["model"]["init_args"]["backbone"], classes)]
-        if any("HRankPruning" in c["class_path"] for c in config["trainer"]["callbacks"]):
-            words += ["--trainer.callbacks.num_images", "16"]  # of the last callback in the list
-        return words
-
-    return make
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -98,7 +98,8 @@ def batch_ranks(
     """Ranks of the maps behind every point, batch by batch, all points in one forward pass.
 
     Between two batches the model is as the caller left it: no hooks, every submodule in its own mode. Maps that two
-    points share are ranked once. Ranks are taken inside the hooks, so that no layer's maps outlive the pass.
+    points share are ranked once. Ranks are taken inside the hooks, so that no layer's maps outlive the pass. Autocast
+    is switched off: rounding to half precision adds noise to maps, and noise has full rank.
 
     Args:
         model: the unpruned network; it runs in eval mode without gradients.
@@ -111,7 +112,8 @@ def batch_ranks(
         Convolution name -> (N, channels) int64 ranks on the model's device.
 
     Raises:
-        ValueError: a point's module does not exist, is not called exactly once, or has other channels.
+        ValueError: a point's module does not exist, is not called exactly once, or has other channels; its maps are in
+            half precision.
 
     Source:
         HRank, arXiv 2002.10179. The official code runs one pass per layer and calls ``matrix_rank`` per map.
@@ -138,9 +140,15 @@ def batch_ranks(
                         f"{name!r} puts out {tuple(maps.shape)}, but channels {start} to {stop - 1} of (N, C, H, W) "
                         "are to be ranked; scores belong to the full network: rank before pruning"
                     )
+                if maps.dtype in (torch.float16, torch.bfloat16):
+                    raise ValueError(
+                        f"{name!r} puts out {maps.dtype}, whose rounding raises ranks; rank a float32 copy of the "
+                        "model: copy.deepcopy(model).float()"
+                    )
                 found[name, (start, stop)] = _chunked_rank(maps[:, start:stop], max_bytes)
 
-        with evaluating(model), call_hooks(model, list(places), rank):
+        exact = torch.autocast(images.device.type, enabled=False)
+        with evaluating(model), exact, call_hooks(model, list(places), rank):
             model(images)
         if silent := [point.module for point in points if (point.module, point.channels) not in found]:
             raise ValueError(f"module {silent[0]!r} was not called in the forward pass, so its maps cannot be ranked")

@@ -1,0 +1,56 @@
+"""What makes a packaged recipe small enough for a test; the fixtures are known everywhere through ``conftest.py``."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from lit_methods.backbones import build_backbone
+from lit_methods.cli.recipes import find_recipes
+
+RECIPES = find_recipes()
+ONE_PROCESS = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.sync_batchnorm", "false"]
+SMALL = [
+    *("--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1", "--trainer.limit_test_batches", "1"),
+    *("--trainer.num_sanity_val_steps", "0", "--data.batch_size", "8", "--data.num_workers", "0"),
+]
+
+
+@pytest.fixture(scope="session")
+def warm_weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], str]:
+    """Weights of a network whose batch norms have seen something: what ``at_epoch=0`` takes for a trained one."""
+    folder = tmp_path_factory.mktemp("weights")
+
+    def make(arch: str, num_classes: int) -> str:
+        path = folder / f"{arch}-{num_classes}.npz"
+        if not path.exists():
+            network = build_backbone(arch, num_classes)
+            network(torch.rand(4, *(3, 32, 32)))
+            np.savez(path, **{k: v.numpy() for k, v in network.state_dict().items()})
+        return str(path)
+
+    return make
+
+
+@pytest.fixture
+def overrides(cifar10_root, imagenet_root, warm_weights) -> Callable[[str], list[str]]:
+    """What makes a recipe small enough for a test, without touching what it is about."""
+
+    def make(recipe: str) -> list[str]:
+        config = yaml.safe_load(RECIPES[recipe].read_text())
+        words = [*ONE_PROCESS, *SMALL]
+        if "imagenet" in recipe:
+            words += ["--data.root", str(imagenet_root), "--data.image_size", "64", "--data.resize_size", "72"]
+            words += ["--data.val_fraction", "0.25"]
+        elif "cifar10" in recipe:
+            words += ["--data.root", str(cifar10_root)]
+        if "base_checkpoint" in config["model"]["init_args"]:
+            classes = 4 if "imagenet" in recipe else 10
+            words += ["--model.base_checkpoint", warm_weights(config["model"]["init_args"]["backbone"], classes)]
+        if any("HRankPruning" in c["class_path"] for c in config["trainer"]["callbacks"]):
+            words += ["--trainer.callbacks.num_images", "16"]  # of the last callback in the list
+        return words
+
+    return make
