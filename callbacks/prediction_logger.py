@@ -48,6 +48,8 @@ class PredictionLogger(Callback):
             return
         if not isinstance(module, Predicts):
             raise ValueError(f"PredictionLogger needs a module with draw, which {type(module).__name__} has not")
+        if not len(batch["label"]):  # no sample is left for this process
+            return
         shown = {k: v[: self.num_images] for k, v in batch.items()}
         with evaluating(module):
             predictions = module.predict_step(shown, 0)

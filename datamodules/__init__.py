@@ -16,7 +16,8 @@ key                    value
 =====================  =================================================================================
 
 Normalising with ``mean`` and ``std`` is the module's business, not the data's. Every datamodule has its own samplers,
-which know their rank: several processes need ``Trainer(use_distributed_sampler=False)``.
+which know their rank: several processes need ``Trainer(use_distributed_sampler=False)``. A process for which no sample
+is left to validate or test on gets one batch of length 0, so that it takes part in what the others do together.
 
 The names below are imported when they are first used.
 """

@@ -60,10 +60,29 @@ class LabelledImages(Dataset[Batch]):
 
 
 class EvaluationLoader(DataLoader):
-    """A loader that leaves out batches without a single readable picture."""
+    """A loader that leaves out batches without a single readable picture.
+
+    With several processes each gives one batch at least, if need be of no pictures, where ``in_step`` says so: a
+    process that takes no step would leave the others waiting, for buffers that DDP hands round before the first one
+    and for the sums of metrics that were logged in one.
+    """
+
+    in_step = False  # set by the data module for loaders that a Trainer iterates on all processes at the same time
 
     def __iter__(self) -> Any:
-        return (batch for batch in super().__iter__() if len(batch["index"]))
+        empty = self._even_empty()
+        for batch in super().__iter__():
+            if len(batch["index"]):
+                empty = False
+                yield batch
+        if empty:
+            yield self.collate_fn(self.dataset.__getitems__([]))  # type: ignore[attr-defined]
+
+    def __len__(self) -> int:
+        return max(super().__len__(), int(self._even_empty()))
+
+    def _even_empty(self) -> bool:
+        return self.in_step and getattr(self.sampler, "num_replicas", 1) > 1
 
 
 class _LoaderOptions(TypedDict):
@@ -141,11 +160,11 @@ class ImageClassificationDataModule(LightningDataModule):
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         """The held-out part of the training set; no loader at all when ``val_fraction`` is 0."""
         images = self._ready(self._val, "fit")
-        return self._evaluation_loader(images, persistent=True) if len(images) else []
+        return self._evaluation_loader(images, in_step=True, persistent=True) if len(images) else []
 
     def test_dataloader(self) -> DataLoader:
         """The test set in its own order."""
-        return self._evaluation_loader(self._ready(self._test, "test"))
+        return self._evaluation_loader(self._ready(self._test, "test"), in_step=True)
 
     def predict_dataloader(self) -> DataLoader:
         """The test set in its own order."""
@@ -191,9 +210,15 @@ class ImageClassificationDataModule(LightningDataModule):
             raise RuntimeError(f'{type(self).__name__} has not read these images yet: call setup("{stage}") first')
         return images
 
-    def _evaluation_loader(self, images: LabelledImages, persistent: bool = False) -> DataLoader:
+    def _evaluation_loader(
+        self, images: LabelledImages, in_step: bool = False, persistent: bool = False
+    ) -> EvaluationLoader:
         persistent = persistent and self.num_workers > 0
-        return EvaluationLoader(images, sampler=ShardSampler(images), persistent_workers=persistent, **self._options())
+        loader = EvaluationLoader(
+            images, sampler=ShardSampler(images), persistent_workers=persistent, **self._options()
+        )
+        loader.in_step = in_step
+        return loader
 
     def _options(self) -> _LoaderOptions:
         return {

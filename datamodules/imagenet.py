@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -165,13 +166,23 @@ class ImageNetDataModule(ImageClassificationDataModule):
 
     @property
     def bad_images(self) -> list[str]:
-        """Files skipped so far by this process and its workers."""
-        splits = [split for split in (self._train, self._test) if isinstance(split, ImageFolders)]
-        return [file for split in splits for file in split.bad_files()]
+        """Files skipped so far by this process and its workers; after a stage, by all processes."""
+        return [file for split in self._splits() for file in split.bad_files()]
 
     def summary(self) -> dict[str, float | str | list]:
-        """Number and names of the files that were skipped; on several ranks, those that this rank met."""
+        """Number and names of the files that were skipped."""
         return {"data/bad_images": len(self.bad_images), "data/bad_image_files": self.bad_images}
+
+    def teardown(self, stage: str) -> None:
+        """Tell all processes what each of them could not read."""
+        if dist.is_available() and dist.is_initialized():
+            for split in self._splits():
+                rows: list[list[int]] = [[] for _ in range(dist.get_world_size())]
+                dist.all_gather_object(rows, torch.nonzero(split.bad).flatten().tolist())
+                split.bad[[row for found in rows for row in found]] = True
+
+    def _splits(self) -> list[ImageFolders]:
+        return [split for split in (self._train, self._test) if isinstance(split, ImageFolders)]
 
     def read_split(self, train: bool) -> ImageFolders:
         """List the files of the training or the test set, and read the first as a check.

@@ -103,3 +103,25 @@ def test_layerwise_resumes_in_the_middle_of_a_stage(tmp_path, step):
     again = [w if w != str(tmp_path / "steps") else str(tmp_path / "again") for w in layerwise]
     assert main("fit", [*again, "--run_dir", str(tmp_path / "resumed"), "--ckpt_path", str(checkpoint)]) == 0
     assert_close(weights(tmp_path / "resumed"), weights(tmp_path / "whole"), rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_after_the_last_step_the_run_is_only_tested(whole, tmp_path):
+    """No batch comes again. Lightning holds the epoch for done: its validation is not made up for."""
+    run = tmp_path / "run"
+    resume = ["--run_dir", str(run), "--ckpt_path", str(whole / "steps" / f"step={4 * STEPS}.ckpt")]
+    assert main("fit", [*words(), *resume]) == 0
+    assert not [row for row in metrics(run) if row.get("train/loss")]
+    tested = [[row["test/loss"] for row in metrics(r) if row.get("test/loss")] for r in (run, whole / "run")]
+    assert tested[0] == tested[1]
+    assert len(tested[0]) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [3, 2 * STEPS, 3 * STEPS + 2])
+def test_workers_change_nothing(whole, tmp_path, step):
+    """What they fetched ahead was not trained on; the uninterrupted run had none."""
+    checkpoint = str(whole / "steps" / f"step={step}.ckpt")
+    workers = ["--data.num_workers", "2", "--run_dir", str(tmp_path / "run"), "--ckpt_path", checkpoint]
+    assert main("fit", [*words(), *workers]) == 0
+    assert_close(weights(tmp_path / "run"), weights(whole / "run"), rtol=0, atol=0)

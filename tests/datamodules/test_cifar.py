@@ -224,6 +224,21 @@ class TestCIFAR10:
         assert [len(rows) for rows in seen.values()] == [50, 20, 50]
         assert [len(set(rows)) for rows in seen.values()] == [50, 20, 50]
 
+    def test_a_process_without_a_sample_gets_one_empty_batch(self, data, monkeypatch):
+        """Not for calibration, which takes no common step."""
+        monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+        monkeypatch.setattr("torch.distributed.get_world_size", lambda: 60)  # of 50 and 20 images
+        monkeypatch.setattr("torch.distributed.get_rank", lambda: 55)
+        for loader in (data.test_dataloader(), data.val_dataloader()):
+            (batch,) = [data.on_after_batch_transfer(batch, 0) for batch in loader]
+            assert {key: tuple(value.shape) for key, value in batch.items()} == {
+                "image": (0, 3, 32, 32), "label": (0,), "index": (0,),
+            }  # fmt: skip
+            assert len(loader) == 1
+        assert list(data.calibration_dataloader(50)) == []
+        monkeypatch.setattr("torch.distributed.get_rank", lambda: 3)
+        assert [len(batch["index"]) for batch in data.test_dataloader()] == [1]
+
     def test_each_stage_reads_only_its_own_files(self, own_root):
         folder = own_root / "cifar-10-batches-py"
         (folder / "test_batch").write_bytes(b"broken")
