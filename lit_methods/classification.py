@@ -18,10 +18,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from lit_methods.backbones import PrunePlan, build_backbone, prune_model
+from lit_methods.backbones import BACKBONES, PrunePlan, build_backbone, prune_model
 from lit_methods.backbones.weights import load_weights, read_weights, untrained
 from lit_methods.contract import Described, ExportGraph
 from lit_methods.functional.drawing import caption
+from lit_methods.functional.modes import evaluating
 
 
 class Normalize(nn.Module):
@@ -43,6 +44,22 @@ class Normalize(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Normalised images of the same shape."""
         return ((image - self.mean) / self.std).to(self.mean.dtype)  # buffers follow the module to bfloat16 or float64
+
+
+class _Logits(nn.Module):
+    """What ``ImageClassifier.forward`` computes, for export.
+
+    Without its ``channels_last``: tracing that layout would pin the batch to more than one image, and runtimes choose
+    a layout of their own.
+    """
+
+    def __init__(self, normalize: Normalize, model: nn.Module) -> None:
+        super().__init__()
+        self.normalize, self.model = normalize, model
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] to logits (B, num_classes)."""
+        return self.model(self.normalize(image))
 
 
 class ImageClassifier(Described, LightningModule):
@@ -177,6 +194,7 @@ class ImageClassifier(Described, LightningModule):
 
     def loss(self, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Cross entropy in nats, a scalar; override it for a loss of your own."""
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # never in half precision
         return F.cross_entropy(logits, batch["label"], label_smoothing=self.hparams["label_smoothing"])
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -197,6 +215,8 @@ class ImageClassifier(Described, LightningModule):
     def _evaluate(self, metrics: MetricCollection, batch: dict[str, Tensor]) -> None:
         logits, label = self(batch["image"]), batch["label"]
         for name, metric in metrics.items(keep_base=True):
+            if not len(label):  # this process has no sample at all, and takes part in the sums all the same
+                continue
             if name == "loss":
                 metric.update(F.cross_entropy(logits.float(), label), len(label))
             else:
@@ -234,10 +254,30 @@ class ImageClassifier(Described, LightningModule):
         return caption(image, text, colour="black" if right else "crimson")
 
     def export_graphs(self) -> dict[str, ExportGraph]:
-        """One graph ``classifier``: images (B, 3, H, W) in [0, 1] to logits, with a dynamic batch."""
-        example = torch.zeros(2, *(self.hparams["input_size"] or (3, 32, 32)), device=self.device)
-        graph = nn.Sequential(self.normalize, self.model)
-        return {"classifier": ExportGraph(graph, (example,), {"input": {0: torch.export.Dim("batch")}})}
+        """One graph ``classifier``: ``image`` (B, 3, H, W) in [0, 1] to ``logits``, with a dynamic batch.
+
+        H and W are dynamic as well where the network takes other sizes than its own, which is tried out.
+        """
+        backbone = self.hparams.get("backbone")
+        published = BACKBONES[backbone].input_size if isinstance(backbone, str) else (3, 32, 32)
+        example = torch.zeros(2, *(self.hparams["input_size"] or published), device=self.device)
+        axes = {0: torch.export.Dim("batch")}
+        if (smallest := self._smallest_side(*example.shape[2:])) is not None:
+            axes |= {2: torch.export.Dim("height", min=smallest), 3: torch.export.Dim("width", min=smallest)}
+        graph = _Logits(self.normalize, self.model)
+        return {"classifier": ExportGraph(graph, (example,), {"image": axes}, outputs=("logits",))}
+
+    def _smallest_side(self, height: int, width: int) -> int | None:
+        """From which side on the network takes pictures of any size; ``None`` if its own is the only one."""
+        own = min(height, width)
+        for side in [*(side for side in (8, 16, 32, 64, 128) if side < own), own]:
+            try:
+                with evaluating(self):
+                    self(torch.zeros(1, 3, side, max(height, width) + 5, device=self.device))
+                return side
+            except Exception:  # whatever a network says to a size that it cannot take
+                continue
+        return None
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """SGD and its schedule, counted from ``start_epoch``."""
@@ -303,6 +343,8 @@ class ImageClassifier(Described, LightningModule):
         if saved.get("plan") != self.hparams["plan"]:
             self.set_plan(saved.get("plan"))
         self.hparams["start_epoch"] = saved.get("start_epoch", 0)
+        if self._trainer is not None:  # now: else its float64 weights (64-true) pass through float32 ones
+            self._trainer.precision_plugin.convert_module(self)
 
 
 def lr_factor(

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FREE = {"torch", "torchvision", "numpy", "scipy", "sklearn", "PIL", "safetensors", "rich", "yaml"}
 EXTRAS = {"onnx", "onnxscript", "onnxruntime", "av", "optuna", "torch_pruning", "wandb_workspaces"}
-ENTRIES = {f"lit_methods.{name}" for name in ("fit", "validate", "test", "predict")}
+ENTRIES = {f"lit_methods.{name}" for name in ("fit", "validate", "test", "predict", "export", "doctor")}
 PURE = {"functional", "search_space", "mip", "searchers"}
 NETWORKS = {"model", "gating", "search", "tracker"}
 
@@ -66,6 +66,8 @@ def allowed(module: str, target: str) -> bool:
         )  # fmt: skip
     if module in ENTRIES or under(module, "lit_methods.cli") or module == "lit_methods":
         return True
+    if module == "lit_methods.exporting" and target == "onnxruntime":
+        return True
     if under(module, "lit_methods.metrics"):
         return functional or under(target, "lit_methods.metrics", "torchmetrics")
     pure = functional or target in ("lit_methods.backbones.plan", "lit_methods.backbones")
@@ -75,7 +77,7 @@ def allowed(module: str, target: str) -> bool:
         return pure or under(target, own)
     if under(module, "lit_methods.backbones") or leaf in NETWORKS:
         return pure or under(target, own, "lit_methods.backbones")
-    shared = ("lit_methods.backbones", "lit_methods.metrics", "lit_methods.contract", "lit_methods.inference")
+    shared = tuple(f"lit_methods.{name}" for name in ("backbones", "metrics", "contract", "checkpoint_io", "inference"))
     return pure or under(target, own, *shared, "lit_methods.classification", "lightning", "torchmetrics")
 
 

@@ -16,31 +16,35 @@ def main(entry: str, argv: list[str] | None = None) -> int:
     """Run one entry: ``python -m lit_methods.<entry> [RECIPE] [--config F]... [dotted overrides]``.
 
     Args:
-        entry: ``"fit"``, ``"validate"``, ``"test"`` or ``"predict"``.
+        entry: ``"fit"``, ``"validate"``, ``"test"``, ``"predict"``, ``"export"`` or ``"doctor"``.
         argv: the words after the command; ``None`` takes ``sys.argv[1:]``, which stays as it is (ddp starts the other
             processes from it).
 
     Returns:
-        The exit code: 0; 1 for pictures that could not be read; 2 for a mistake in what the user gave, after one line
-        on stderr.
+        The exit code: 0; 1 for pictures that could not be read, a full disk, checks that failed, or an export that
+        differs; 2 for a mistake in what the user gave, after one line on stderr.
 
     Raises:
         Exception: what the method's own code raises once it is running, with its traceback (Python's exit code 1).
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    if not argv or "--list" in argv:
+    if (not argv and entry != "doctor") or "--list" in argv:
         print(list_recipes())
         return 0
     if "-h" in argv or "--help" in argv:
         print(usage(entry))
         return 0
-    if not argv[0].startswith("-"):
+    if argv and not argv[0].startswith("-"):
         recipes = find_recipes()
         if argv[0] not in recipes:
             print(f"error: {no_such_recipe(argv[0], recipes)}", file=sys.stderr)
             return 2
         argv[:1] = ["--config", str(recipes[argv[0]])]
 
+    if entry == "doctor":
+        from lit_methods.cli.doctor import examine
+
+        return examine(argv)
     from lit_methods.cli.runtime import run
 
     return run(entry, argv)

@@ -7,19 +7,25 @@ import sys
 from importlib import import_module
 from typing import Any, Literal, NoReturn
 
+import yaml
+from lightning.fabric.plugins.io import CheckpointIO, TorchCheckpointIO
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
+from callbacks.interruption import Interruption
 from callbacks.learning_rate import LearningRateOnResume
+from callbacks.nan_guard import NaNGuard
 from callbacks.random_state import RandomState
+from lit_methods.checkpoint_io import SafeCheckpointIO, read_checkpoint
+from lit_methods.cli import safe as safe_mode
 from lit_methods.cli.checkpoints import RunCheckpoint
 from lit_methods.cli.errors import PACKAGES, explain, find_class, signature
 from lit_methods.cli.given import Given, collect, last
-from lit_methods.cli.loggers import make_loggers
+from lit_methods.cli.loggers import close_loggers, make_loggers
 from lit_methods.cli.run_directory import place, recipe_name
-from lit_methods.contract import checkpoint_class, read_checkpoint
+from lit_methods.contract import checkpoint_class
 
 LINKED = ("num_classes", "mean", "std", "class_names", "input_size")  # what the data know and a module may take
 _NOT_SAVED = ("config", "run_dir", "ckpt_path", "input")  # config.yaml describes the run, not where it went
@@ -76,9 +82,12 @@ class RunCLI(LightningCLI):
         self.built = False
         self._own: set[str] = set()  # options that the method declares itself
         argv = ["--help" if word == "--help_all" else word for word in argv]
+        safe, argv = safe_mode.OPTION in argv, [word for word in argv if word != safe_mode.OPTION]
         self.given = collect(argv)
         self.recipe = recipe_name(self.given, argv)
         _check_files(self.given)
+        if safe:
+            safe_mode.allow_known_packages(self.given)
         self.loads = entry != "fit" and last(self.given, "ckpt_path") is not None  # the checkpoint decides the class
         _import_short_names(self.given)
         path = last(self.given, "model", "model.class_path")
@@ -87,6 +96,7 @@ class RunCLI(LightningCLI):
             self.module_class = named  # no recipe: arguments of --model.* and the method's own need a class to stand in
             argv = ["--model", f"{named.__module__}.{named.__qualname__}", *argv]
         self.checkpoint: RunCheckpoint | None = None
+        self.loggers: list[Logger] = []
         OneLineParser.given = self.given
         super().__init__(
             args=argv,
@@ -114,6 +124,8 @@ class RunCLI(LightningCLI):
         parser.add_argument("--paper", type=dict[str, Any] | None, default=None, help="published figures, for card.md")
         if self.entry == "predict":
             parser.add_argument("--input", type=str, nargs="+", default=None, help="pictures and folders")
+        if self.entry == "export":
+            parser.add_argument("--formats", type=Literal["onnx", "torch"], nargs="+", default=["onnx", "torch"])
         parser.add_class_arguments(RunCheckpoint, "checkpoint")
         if self.module_class is None:
             return
@@ -147,8 +159,18 @@ class RunCLI(LightningCLI):
         """Build data, method and Trainer.
 
         Raises:
-            ValueError: an argument is out of range, or the checkpoint's class is not known.
+            ValueError: an argument is out of range, or the checkpoint's class is not known or another one.
         """
+        if not self.loads and self.directory.ckpt_path and self.module_class:
+            _check_writer(self.directory.ckpt_path, self.module_class)
+        if self.entry == "export":
+            if not self.loads:
+                raise ValueError("ckpt_path: missing; give --ckpt_path FILE, or 'last'")
+            self.datamodule, self.model = None, self._load_model()
+            # the recipe's data may not be here, nor the devices that its Trainer wants
+            self.trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
+            self.built = True
+            return
         config = self.config.clone()
         if self.loads:
             config.pop("model")
@@ -183,11 +205,15 @@ class RunCLI(LightningCLI):
         given = config.get("logger")
         loggers = given if isinstance(given, list) else [given] if isinstance(given, Logger) else []
         config["default_root_dir"] = str(self.directory.path)
-        config["logger"] = [*make_loggers(self.config.logger, self.directory), *loggers]
+        self.loggers = [*make_loggers(self.config.logger, self.directory, self.plain_config), *loggers]
+        config["logger"] = self.loggers
         callbacks = config.get("callbacks") or []
         callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks]
-        added = [_report(), LearningRateOnResume(), RandomState(), self.start]
+        guard = [NaNGuard()] if self.entry == "fit" else []
+        added = [_report(), LearningRateOnResume(), RandomState(), self.start, *guard]
         callbacks += [new for new in added if not any(type(new) is type(old) for old in callbacks)]
+        if not any(isinstance(c, Interruption) for c in callbacks):
+            callbacks.insert(0, Interruption())  # looks for signals before anybody begins something in a batch
         if self.entry != "fit":
             config["enable_checkpointing"] = False
         elif config.get("enable_checkpointing") is not False:
@@ -199,7 +225,12 @@ class RunCLI(LightningCLI):
             config["enable_progress_bar"] = terminal
         if config.get("enable_model_summary") is None:
             config["enable_model_summary"] = terminal
-        return Trainer(**config | {"callbacks": callbacks})
+        trainer = Trainer(**config | {"callbacks": callbacks})
+        plugins = config.get("plugins") or []
+        own = any(isinstance(p, CheckpointIO) for p in (plugins if isinstance(plugins, list) else [plugins]))
+        if not own and type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # some strategies bring theirs
+            trainer.strategy.checkpoint_io = SafeCheckpointIO()
+        return trainer
 
     def module_options(self) -> dict[str, Any]:
         """What the user gave for the options that the method itself declares in ``add_cli_arguments``."""
@@ -210,11 +241,23 @@ class RunCLI(LightningCLI):
         path = self.directory.path / "config.yaml"
         if self.directory.in_place and self.entry != "fit" and path.exists():
             return  # an evaluation in the directory of its run
+        config = self._lasting_config()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.parser.save(config, str(path), skip_unset=False, overwrite=True, multifile=False, skip_validation=True)
+
+    def plain_config(self) -> dict[str, Any]:
+        """What ``config.yaml`` holds, as plain values."""
+        return yaml.safe_load(self.parser.dump(self._lasting_config(), skip_unset=False, skip_validation=True))
+
+    def _lasting_config(self) -> Any:
         config = self.config.clone()
         for name in (*_NOT_SAVED, *self._own):
             config.pop(name, None)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.parser.save(config, str(path), skip_unset=False, overwrite=True, multifile=False, skip_validation=True)
+        return config
+
+    def close(self) -> None:
+        """End what outlives the Trainer: no stage follows."""
+        close_loggers(self.loggers)
 
 
 def _class_in_checkpoint(path: str) -> type | None:
@@ -223,6 +266,18 @@ def _class_in_checkpoint(path: str) -> type | None:
         return checkpoint_class(read_checkpoint(path))
     except (ValueError, OSError):
         return None
+
+
+def _check_writer(path: str, module_class: type) -> None:
+    """A run goes on with the class that began it; names alone are compared, since files of code may move."""
+    written_by = str(read_checkpoint(path).get("lit_methods", {}).get("class", ""))
+    if written_by and written_by.rpartition(".")[2] != module_class.__name__:
+        starts = "base_checkpoint" in signature(module_class)
+        start = "; to start from its weights: --model.base_checkpoint" if starts else ""
+        raise ValueError(
+            f"ckpt_path={path!r} was written by {written_by}, and a run goes on with the class that began it, "
+            f"not with {module_class.__name__}{start}"
+        )
 
 
 def _check_files(given: list[Given]) -> None:

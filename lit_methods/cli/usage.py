@@ -5,6 +5,8 @@ _WHAT = {
     "validate": "evaluate on the validation split",
     "test": "evaluate on the test split",
     "predict": "answer for your own pictures, or for the recipe's prediction data",
+    "export": "write the network of a checkpoint as ONNX and torch.export, compared with it",
+    "doctor": "check the machine and, of a recipe, the configuration, the data and the first step",
 }
 
 _OPTIONS = """
@@ -14,6 +16,7 @@ _OPTIONS = """
   --ckpt_path FILE|last     a checkpoint; 'last' is the newest one of this recipe, or of --run_dir
   --logger csv|wandb        metrics.csv is always written; wandb adds Weights & Biases, offline where no key is set
   --seed_everything N       0 unless given
+  --safe                    for a configuration of unknown origin: only classes of this project, Lightning and torch
   --print_config            the whole configuration as YAML, and stop (=skip_default prints what differs)
   --model.lr 0.1            any argument of the method, likewise --data.*, --trainer.* and --checkpoint.*
   --trainer.callbacks+=X    one more callback; --trainer.callbacks.keep 0.5 then sets an argument of it
@@ -23,6 +26,14 @@ _OPTIONS = """
 _OF_ENTRY = {
     "fit": """
   --ckpt_path of a checkpoint inside --run_dir continues that run in place; elsewhere the directory must be empty.""",
+    "doctor": """
+  without a recipe          the machine alone: versions, devices, threads, room to write, W&B
+  --resume                  train the recipe briefly, kill it in the middle of an epoch, resume it, compare the weights
+  --steps N                 training batches of that drill, 4 per epoch (12); more reach what happens in later epochs
+  One line per check: ok, warning or FAIL. The exit code is 1 where one failed.""",
+    "export": """
+  --formats onnx torch      one or both; they lie in export/ of the run's directory, and only if they compute the same
+  Needs --ckpt_path, no data, no device. Where a file differs from the network none is written: exit code 1.""",
     "predict": """
   --input PATH...           pictures and folders of pictures; writes predictions.csv and pictures/""",
 }

@@ -26,7 +26,7 @@ def test_answers_without_heavy_imports(words: list[str], code: int):
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("entry", ["fit", "validate", "test", "predict"])
+@pytest.mark.parametrize("entry", ["fit", "validate", "test", "predict", "export", "doctor"])
 def test_every_entry_is_a_module(entry: str):
     done = subprocess.run(
         [sys.executable, "-m", f"lit_methods.{entry}", "--list"], capture_output=True, text=True, check=False
