@@ -1,28 +1,42 @@
-"""RunReport: the one way out for figures, pictures and tables of a run."""
+"""RunReport: the one way out for figures, pictures, tables and histograms of a run."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from lightning.pytorch import Callback, Trainer
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
+from torch import Tensor
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+BINS = 32  # of a histogram
+MOST_HISTOGRAMS = 32  # of one call that go to a logger, where each is a panel of its own; the file has all
+
 
 class RunReport(Callback):
-    """Write figures, pictures and tables into the run's directory and hand them to the loggers that take them.
+    """Write figures, pictures, tables and histograms into the run's directory and hand them to the loggers.
 
     The command line adds one to every run. Other callbacks reach it by :meth:`of`; modules only ``self.log``.
     A key such as ``"prune/kept_filters"`` becomes ``pictures/prune_kept_filters.png`` or
     ``tables/prune_kept_filters.csv`` below ``trainer.default_root_dir``; a second one under the same key replaces it.
-    Only the first process writes, so every process may call. Loggers with Lightning's ``log_image`` and ``log_table``
-    (``WandbLogger`` has them) get the same under the key itself.
+    Only the first process writes, so every process may call.
+
+    ``WandbLogger`` and ``TensorBoardLogger`` get all of it under the key itself, and any logger with methods
+    ``log_image`` or ``log_table`` like W&B's what these take, at the step at which the scalars of that moment are
+    logged. A logger that cannot take something is named in one warning and left alone.
+
+    At the end of a fit W&B is told where the checkpoints are (``checkpoint/last`` and ``checkpoint/best`` of the run's
+    summary), and checkpoints name the W&B run, so that it can go on.
 
     Args:
         dpi: dots per inch of saved figures.
@@ -39,18 +53,23 @@ class RunReport(Callback):
 
     def __init__(self, dpi: int = 100) -> None:
         self.dpi = dpi
+        self._loggers: list[Logger] = []  # of the trainer: state_dict is not told which
+        self._run: dict[str, str] = {}  # at W&B
+        self._failed: list[Logger] = []
 
     @classmethod
     def of(cls, trainer: Trainer) -> RunReport:
         """The run's report; in a Trainer that was given none, one that writes all the same."""
         return next((c for c in trainer.callbacks if isinstance(c, cls)), cls())  # type: ignore[attr-defined]
 
+    # -- what a run shows ---------------------------------------------------------------------------------------------
+
     def figure(self, trainer: Trainer, key: str, figure: Figure) -> Path:
         """Save a matplotlib figure as PNG; returns its path (on other processes than the first, where it would be)."""
         path = self._path(trainer, "pictures", key, ".png")
         if trainer.is_global_zero:
             figure.savefig(path, dpi=self.dpi, bbox_inches="tight")
-            self._hand_over(trainer, "log_image", key=key, images=[str(path)])
+            self._hand_over(trainer, key, lambda logger, step: _log_picture(logger, step, key, path))
         return path
 
     def picture(self, trainer: Trainer, key: str, image: np.ndarray) -> Path:
@@ -58,16 +77,44 @@ class RunReport(Callback):
         path = self._path(trainer, "pictures", key, ".png")
         if trainer.is_global_zero:
             Image.fromarray(image).save(path)
-            self._hand_over(trainer, "log_image", key=key, images=[str(path)])
+            self._hand_over(trainer, key, lambda logger, step: _log_picture(logger, step, key, path))
         return path
 
     def table(self, trainer: Trainer, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Path:
-        """Save rows of plain values as CSV with a header; returns its path."""
+        """Save rows of plain values as CSV with a header; returns its path. An empty text is a missing value."""
         path = self._path(trainer, "tables", key, ".csv")
         if trainer.is_global_zero:
-            with path.open("w", newline="", encoding="utf-8") as f:
-                csv.writer(f, lineterminator="\n").writerows([columns, *rows])
-            self._hand_over(trainer, "log_table", key=key, columns=list(columns), data=[list(row) for row in rows])
+            _write_rows(path, [columns, *rows])
+            cells = [[None if cell == "" else cell for cell in row] for row in rows]
+            self._hand_over(trainer, key, lambda logger, step: _log_table(logger, step, key, list(columns), cells))
+        return path
+
+    def histogram(self, trainer: Trainer, key: str, values: Histogrammed | Mapping[str, Histogrammed]) -> Path:
+        """Save how often values occur, as CSV of bins; returns its path.
+
+        The columns are ``name``, ``from``, ``to`` (the edges of the bin) and ``count``. Values that are not finite are
+        counted in one more row with the edges ``nan``. Loggers draw each under ``key/name``: of more than 32, as many
+        or fewer taken evenly from first to last.
+
+        Args:
+            trainer: the run's.
+            key: such as ``"prune/mean_rank"``.
+            values: one array or tensor, of any shape, or several by name, such as one per layer.
+        """
+        path = self._path(trainer, "tables", key, ".csv")
+        if trainer.is_global_zero:
+            given = values if isinstance(values, Mapping) else {"": values}
+            arrays = {name: _flat(array) for name, array in given.items()}
+            bins = {name: np.histogram(array[np.isfinite(array)], BINS) for name, array in arrays.items()}
+            rows: list[Sequence[Any]] = [["name", "from", "to", "count"]]
+            for name, (counts, edges) in bins.items():
+                rows += zip([name] * BINS, edges[:-1], edges[1:], counts, strict=True)
+                if lost := len(arrays[name]) - counts.sum():
+                    rows.append([name, "nan", "nan", lost])
+            _write_rows(path, rows)
+            shown = list(bins)[:: -(-len(bins) // MOST_HISTOGRAMS) or 1]
+            named = {f"{key}/{name}" if name else key: bins[name] for name in shown}
+            self._hand_over(trainer, key, lambda logger, step: _log_histograms(logger, step, named))
         return path
 
     def _path(self, trainer: Trainer, folder: str, key: str, suffix: str) -> Path:
@@ -76,7 +123,98 @@ class RunReport(Callback):
             path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def _hand_over(self, trainer: Trainer, method: str, **what: Any) -> None:
+    def _hand_over(self, trainer: Trainer, key: str, log: Callable[[Logger, int], None]) -> None:
+        # private: global_step counts optimisers, and is one ahead of the scalars in an epoch's validation
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped
         for logger in trainer.loggers:
-            if hasattr(logger, method):
-                getattr(logger, method)(**what)
+            try:
+                log(logger, step)
+            except Exception as ex:  # somebody else's code, and what it shows is on the disk already
+                if logger not in self._failed:
+                    self._failed.append(logger)
+                    rank_zero_warn(f"{type(logger).__name__} did not take {key}: {type(ex).__name__}: {ex}")
+
+    # -- the run at W&B -----------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Whose runs the checkpoints name."""
+        self._loggers = trainer.loggers
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Where the checkpoints are, for W&B's summary of the run."""
+        paths: dict[str, str] = {}
+        for keeper in trainer.checkpoint_callbacks:
+            if isinstance(keeper, ModelCheckpoint):
+                best = keeper.best_model_path if keeper.monitor else ""  # without, it is only the newest
+                named = {"checkpoint/last": keeper.last_model_path, "checkpoint/best": best}
+                paths |= {name: path for name, path in named.items() if path}
+        if trainer.is_global_zero and paths:
+            self._hand_over(trainer, "checkpoint", lambda logger, step: _log_summary(logger, paths))
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """The same for a fit that was stopped."""
+        self.on_fit_end(trainer, pl_module)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """A run that goes on in its own directory stays the same run, also where this part of it is not logged."""
+        if trainer.ckpt_path and Path(trainer.default_root_dir).resolve() in Path(trainer.ckpt_path).resolve().parents:
+            self._run = checkpoint.get("callbacks", {}).get(self.state_key, {}).get("wandb", {})
+
+    def state_dict(self) -> dict[str, Any]:
+        """``wandb``: id, project and entity of the run there, as text; nothing where there is none."""
+        for logger in self._loggers:
+            if isinstance(logger, WandbLogger):
+                run = logger.experiment
+                named = {name: getattr(run, name, None) for name in ("id", "project", "entity")}
+                if isinstance(named["id"], str):  # else W&B has failed, and a stand-in is in its place
+                    self._run = {name: text for name, text in named.items() if isinstance(text, str) and text}
+        return {"wandb": self._run} if self._run else {}
+
+
+Histogrammed = np.ndarray | Tensor | Sequence[float]
+
+
+def _flat(values: Histogrammed) -> np.ndarray:
+    tensor = values.detach().cpu() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+    return tensor.flatten().double().numpy()
+
+
+def _write_rows(path: Path, rows: Sequence[Sequence[Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
+
+
+# What a logger cannot take, it does not get: the run's directory has everything.
+
+
+def _log_picture(logger: Logger, step: int, key: str, path: Path) -> None:
+    if isinstance(logger, TensorBoardLogger):
+        pixels = np.asarray(Image.open(path).convert("RGB"))
+        logger.experiment.add_image(key, pixels, step, dataformats="HWC")
+    elif hasattr(logger, "log_image"):
+        logger.log_image(key=key, images=[str(path)], step=step)
+
+
+def _log_table(logger: Logger, step: int, key: str, columns: list[str], rows: list[list[Any]]) -> None:
+    if isinstance(logger, TensorBoardLogger):
+        lines = [columns, ["---"] * len(columns), *([("" if cell is None else cell) for cell in row] for row in rows)]
+        logger.experiment.add_text(key, "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines), step)
+    elif hasattr(logger, "log_table"):
+        logger.log_table(key=key, columns=columns, data=rows, step=step)
+
+
+def _log_histograms(logger: Logger, step: int, histograms: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    if isinstance(logger, WandbLogger):
+        import wandb
+
+        drawn: dict[str, Any] = {key: wandb.Histogram(np_histogram=bins) for key, bins in histograms.items()}
+        logger.log_metrics(drawn, step)
+    elif isinstance(logger, TensorBoardLogger):
+        for key, (counts, edges) in histograms.items():
+            centres = np.repeat((edges[:-1] + edges[1:]) / 2, counts)
+            logger.experiment.add_histogram(key, centres, step, bins=edges)
+
+
+def _log_summary(logger: Logger, values: dict[str, str]) -> None:
+    if isinstance(logger, WandbLogger) and hasattr(logger.experiment.summary, "update"):  # a stand-in's has not
+        logger.experiment.summary.update(values)

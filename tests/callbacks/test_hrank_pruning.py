@@ -203,7 +203,7 @@ def test_reports(make_trainer, tmp_path):
     fit(make_trainer, HRankPruning(rates=0.5, at_epoch=1, num_images=64))
     names = {path.name for path in (tmp_path / "pictures").iterdir()}
     assert names == {"prune_kept_filters.png", "prune_rank_histograms.png", "prune_rank_stability.png"}
-    kept = list(csv.DictReader((tmp_path / "tables" / "prune_kept_filters.csv").open()))
+    kept = list(csv.DictReader((tmp_path / "tables" / "prune_kept_filter_ids.csv").open()))
     assert [(row["conv"], row["filters"], row["kept"]) for row in kept] == [
         ("body.conv1", "8", "4"), ("body.conv2", "12", "6"), ("body.conv3", "16", "8"),
     ]  # fmt: skip

@@ -1,6 +1,11 @@
 import csv
+import warnings
 
 import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 from matplotlib.figure import Figure
 from PIL import Image
@@ -15,16 +20,53 @@ class Taking(DummyLogger):
         super().__init__()
         self.images, self.tables = [], []
 
-    def log_image(self, key, images):
-        self.images.append((key, images))
+    def log_image(self, key, images, step):
+        self.images.append((key, images, step))
 
-    def log_table(self, key, columns, data):
-        self.tables.append((key, columns, data))
+    def log_table(self, key, columns, data, step):
+        self.tables.append((key, columns, data, step))
+
+
+class Wandb(WandbLogger):
+    """W&B's logger without W&B."""
+
+    class Run:
+        id, project, entity = "abc", "mine", ""
+        log = define_metric = None
+
+        def __init__(self):
+            self.summary = {}
+
+    def __init__(self):
+        super().__init__(experiment=self.Run())
+        self.logged = []
+
+    def log_metrics(self, metrics, step=None):
+        self.logged.append((metrics, step))
+
+
+class Board(TensorBoardLogger):
+    """TensorBoard's logger without TensorBoard: notes the calls to its writer."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __getattr__(self, name):
+        return lambda *args, **kwargs: self.calls.append((name, *args, kwargs))
+
+    @property
+    def experiment(self):
+        return self
+
+
+def picture():
+    return np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
 
 
 def test_files_and_loggers_get_the_same(make_trainer, tmp_path):
     logger = Taking()
     trainer = make_trainer(logger=logger, callbacks=[RunReport(dpi=50)])
+    trainer.fit_loop.epoch_loop._batches_that_stepped = 7
     report = RunReport.of(trainer)
     assert report.dpi == 50
     figure = Figure(figsize=(2, 1))
@@ -32,16 +74,112 @@ def test_files_and_loggers_get_the_same(make_trainer, tmp_path):
     path = report.figure(trainer, "prune/kept", figure)
     assert path == tmp_path / "pictures" / "prune_kept.png"
     assert Image.open(path).width > 50
-    picture = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
-    assert (np.asarray(Image.open(report.picture(trainer, "val/grid", picture))) == picture).all()
-    path = report.table(trainer, "prune/table", ["layer", "kept"], [["conv, first", 4], ["b", 0.25]])
-    assert list(csv.reader(path.open())) == [["layer", "kept"], ["conv, first", "4"], ["b", "0.25"]]
-    assert [key for key, _ in logger.images] == ["prune/kept", "val/grid"]
-    assert logger.tables == [("prune/table", ["layer", "kept"], [["conv, first", 4], ["b", 0.25]])]
+    assert (np.asarray(Image.open(report.picture(trainer, "val/grid", picture()))) == picture()).all()
+    path = report.table(trainer, "prune/table", ["layer", "kept"], [["conv, first", 4], ["b", ""]])
+    assert list(csv.reader(path.open())) == [["layer", "kept"], ["conv, first", "4"], ["b", ""]]
+    assert [(key, step) for key, _, step in logger.images] == [("prune/kept", 7), ("val/grid", 7)]
+    # W&B refuses a text in a column of numbers; nothing is a missing value
+    assert logger.tables == [("prune/table", ["layer", "kept"], [["conv, first", 4], ["b", None]], 7)]
 
 
 def test_other_processes_write_nothing(make_trainer, tmp_path, monkeypatch):
     trainer = make_trainer()
     monkeypatch.setattr(type(trainer.strategy), "is_global_zero", property(lambda self: False))
     RunReport().table(trainer, "a/b", ["c"], [[1]])
+    RunReport().histogram(trainer, "a/b", [1.0])
     assert not (tmp_path / "tables").exists()
+
+
+def test_a_histogram_counts_every_value_once(make_trainer):
+    trainer = make_trainer()
+    values = torch.tensor([[0.0, 1.0, 1.0], [2.0, torch.nan, torch.inf]], requires_grad=True)
+    path = RunReport().histogram(trainer, "w", {"one": values, "none": np.array([]), "same": [5, 5]})
+    header, *rows = csv.reader(path.open())
+    assert header == ["name", "from", "to", "count"]
+    bins = [[float(cell) for cell in row[1:]] for row in rows if row[0] == "one"]
+    *finite, lost = bins
+    assert np.isnan(lost[:2]).all()
+    assert lost[2] == 2
+    counts, edges = np.histogram([0, 1, 1, 2], len(finite))
+    assert [row[2] for row in finite] == counts.tolist()
+    np.testing.assert_allclose([row[0] for row in finite], edges[:-1])
+    np.testing.assert_allclose([row[1] for row in finite], edges[1:])
+    assert sum(int(row[3]) for row in rows if row[0] == "none") == 0
+    assert sum(int(row[3]) for row in rows if row[0] == "same") == 2
+    single = RunReport().histogram(trainer, "single", torch.ones(2, dtype=torch.bfloat16))
+    assert {row["name"] for row in csv.DictReader(single.open())} == {""}
+
+
+@pytest.mark.parametrize("layers", [2, 32, 33, 109])
+def test_wandb_gets_histograms_of_at_most_32_layers(make_trainer, layers):
+    logger = Wandb()
+    trainer = make_trainer(logger=logger)
+    trainer.fit_loop.epoch_loop._batches_that_stepped = 3
+    path = RunReport().histogram(trainer, "rank", {f"conv{i}": np.arange(4.0) + i for i in range(layers)})
+    ((logged, step),) = logger.logged
+    assert step == 3
+    assert min(layers, 16) <= len(logged) <= 32
+    assert list(logged)[:1] == ["rank/conv0"]
+    assert sum(logged["rank/conv0"].histogram) == 4
+    assert (logged["rank/conv0"].bins[0], logged["rank/conv0"].bins[-1]) == (0, 3)
+    assert len({row["name"] for row in csv.DictReader(path.open())}) == layers
+
+
+def test_tensorboard_gets_what_it_can_take(make_trainer):
+    logger = Board()
+    trainer = make_trainer()
+    trainer._loggers = [logger]
+    report = RunReport()
+    report.picture(trainer, "grid", picture())
+    report.table(trainer, "kept", ["layer", "n"], [["a", 3], ["b", ""]])
+    report.histogram(trainer, "w", [1.0, 2.0, 2.0])
+    image, text, histogram = logger.calls
+    assert (image[0], image[1], image[3], image[4]) == ("add_image", "grid", 0, {"dataformats": "HWC"})
+    assert (image[2] == picture()).all()
+    assert text == ("add_text", "kept", "| layer | n |\n| --- | --- |\n| a | 3 |\n| b |  |", 0, {})
+    assert histogram[:2] == ("add_histogram", "w")
+    counts, _ = np.histogram(histogram[2], histogram[4]["bins"])
+    assert (counts[0], counts[-1]) == (1, 2)
+
+
+def test_a_logger_that_fails_is_warned_about_once_and_the_others_go_on(make_trainer):
+    class Failing(Taking):
+        def log_image(self, key, images, step):
+            raise RuntimeError("no space")
+
+    failing, taking = Failing(), Taking()
+    trainer = make_trainer(logger=[failing, taking])
+    report = RunReport()
+    with pytest.warns(UserWarning, match="Failing did not take grid: RuntimeError: no space") as said:
+        report.picture(trainer, "grid", picture())
+    assert len(said) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report.picture(trainer, "other", picture())
+    assert [key for key, *_ in taking.images] == ["grid", "other"]
+
+
+def test_wandb_is_told_where_the_checkpoints_are(make_trainer, tmp_path):
+    best, every = ModelCheckpoint(monitor="val/top1"), ModelCheckpoint()
+    best.best_model_path, best.last_model_path = "best.ckpt", "last.ckpt"
+    every.best_model_path = "every.ckpt"  # without monitor it is only the newest
+    logger = Wandb()
+    trainer = make_trainer(logger=[logger, Taking()], callbacks=[every, best], enable_checkpointing=True)
+    RunReport().on_fit_end(trainer, None)
+    assert logger.experiment.summary == {"checkpoint/last": "last.ckpt", "checkpoint/best": "best.ckpt"}
+
+
+def test_checkpoints_name_the_run_and_only_its_own_directory_keeps_the_name(make_trainer, tmp_path):
+    report = RunReport()
+    trainer = make_trainer(logger=Wandb())
+    report.setup(trainer, None, "fit")
+    state = report.state_dict()
+    assert state == {"wandb": {"id": "abc", "project": "mine"}}
+    trainer = make_trainer()
+    for folder, kept in [(tmp_path / "checkpoints", state), (tmp_path.parent / "other", {})]:
+        report = RunReport()
+        report.setup(trainer, None, "fit")
+        assert report.state_dict() == {}
+        trainer._checkpoint_connector._ckpt_path = str(folder / "last.ckpt")
+        report.on_load_checkpoint(trainer, None, {"callbacks": {report.state_key: state}})
+        assert report.state_dict() == kept
