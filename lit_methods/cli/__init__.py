@@ -4,6 +4,7 @@ This module, :mod:`.recipes` and :mod:`.usage` need the standard library alone, 
 mistyped recipe are answered before torch is imported. Everything else is imported inside :func:`main`.
 """
 
+import signal
 import sys
 
 from lit_methods.cli.recipes import find_recipes, list_recipes, no_such_recipe
@@ -27,6 +28,7 @@ def main(entry: str, argv: list[str] | None = None) -> int:
     Raises:
         Exception: what the method's own code raises once it is running, with its traceback (Python's exit code 1).
     """
+    alone = argv is None
     argv = list(sys.argv[1:] if argv is None else argv)
     if (not argv and entry != "doctor") or "--list" in argv:
         print(list_recipes())
@@ -47,4 +49,8 @@ def main(entry: str, argv: list[str] | None = None) -> int:
         return examine(argv)
     from lit_methods.cli.runtime import run
 
-    return run(entry, argv)
+    code = run(entry, argv)
+    if alone and code > 128:  # a signal ended the run: another one must not change how the process ends
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+    return code
