@@ -30,6 +30,8 @@ QUICK = {
     "test": ["--trainer.limit_test_batches", "1", "--trainer.accelerator", "cpu"],
     "validate": ["--trainer.limit_val_batches", "1", "--trainer.accelerator", "cpu"],
     "predict": ["--trainer.accelerator", "cpu"],
+    "export": [],
+    "doctor": ["--trainer.accelerator", "cpu"],
 }
 ASKS = {"--list", "--help", "--print_config"}  # answered without a run
 

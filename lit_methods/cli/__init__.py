@@ -23,7 +23,7 @@ def main(entry: str, argv: list[str] | None = None) -> int:
 
     Returns:
         The exit code: 0; 1 for pictures that could not be read, a full disk, checks that failed, or an export that
-        differs; 2 for a mistake in what the user gave, after one line on stderr.
+        differs; 2 for a mistake in what the user gave, after one line on stderr; 130 and 143 after Ctrl-C and SIGTERM.
 
     Raises:
         Exception: what the method's own code raises once it is running, with its traceback (Python's exit code 1).

@@ -49,7 +49,7 @@ def answer(error: BaseException, cli: RunCLI | None, argv: list[str]) -> int | N
         return code if first and code != _WARNED else 0
     if isinstance(error, SystemExit):  # --print_config, --model.help, and the parser's one line
         return (error.code or 0) if isinstance(error.code, int | None) else None
-    code, line = 2, _line(error, cli, argv)
+    code, line = 2, mistake(error, cli, argv)
     if line is None and _left_alone(error):
         code, line = 1, "another process of this run has failed and said why"
     if line is None or os.environ.get("LIT_METHODS_DEBUG"):
@@ -66,7 +66,7 @@ def _stopped(code: int, cli: RunCLI | None) -> str:
     return f"{text}; go on with --run_dir {cli.directory.path} --ckpt_path last"
 
 
-def _line(error: BaseException, cli: RunCLI | None, argv: list[str]) -> str | None:
+def mistake(error: BaseException, cli: RunCLI | None, argv: list[str]) -> str | None:
     """The line for a user's mistake; ``None`` for a fault of the code."""
     if text := _loading(error):  # at any time
         return text

@@ -82,7 +82,7 @@ def _predict(cli: RunCLI) -> int:
 
     started = time.monotonic()
     if cli.trainer.world_size > 1:
-        raise ValueError(f"trainer.devices: {cli.trainer.world_size} processes would write one file; predict with 1")
+        raise ValueError(f"devices={cli.trainer.world_size} processes would write one file; predict with 1")
     outcome = predict(
         cli.trainer, cli.model, cli.datamodule, cli.config.get("input"), cli.module_options(), cli.directory.path
     )

@@ -127,3 +127,9 @@ def test_columns_of_boxes():
     assert columns({"boxes": [[1, 2], [3, 4]], "note": {"a": 1}}) == {
         "box_1": "[1, 2]", "box_2": "[3, 4]", "note": '{"a": 1}'
     }  # fmt: skip
+
+
+def test_several_processes_are_refused(command):
+    answer = command("predict", "--trainer.devices", 2, "--trainer.strategy", "ddp")
+    assert answer.code == 2
+    assert answer.err == ["error: trainer.devices='2': devices=2 processes would write one file; predict with 1"]
