@@ -21,4 +21,6 @@ def progress(trainer: Trainer, items: Iterable[T], description: str, total: int 
     """
     console = Console()
     shown = trainer.is_global_zero and console.is_terminal and trainer.progress_bar_callback is not None
-    return iter(track(items, description, total=total, console=console, transient=True, disable=not shown))
+    if not shown:  # a disabled bar of rich 14.1 still ends its line
+        return iter(items)
+    return iter(track(items, description, total=total, console=console, transient=True))
