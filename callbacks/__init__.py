@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from callbacks.complexity_logger import ComplexityLogger
     from callbacks.hrank_pruning import HRankPruning
+    from callbacks.interruption import Interruption
     from callbacks.nan_guard import NaNGuard
     from callbacks.prediction_logger import PredictionLogger
     from callbacks.report import RunReport
 
-__all__ = ["ComplexityLogger", "HRankPruning", "NaNGuard", "PredictionLogger", "RunReport"]
+__all__ = ["ComplexityLogger", "HRankPruning", "Interruption", "NaNGuard", "PredictionLogger", "RunReport"]
 
 _HOME = {
     "ComplexityLogger": "callbacks.complexity_logger",
     "HRankPruning": "callbacks.hrank_pruning",
+    "Interruption": "callbacks.interruption",
     "NaNGuard": "callbacks.nan_guard",
     "PredictionLogger": "callbacks.prediction_logger",
     "RunReport": "callbacks.report",

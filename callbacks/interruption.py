@@ -7,9 +7,7 @@ signal only leaves a note; the run looks at it where every process can stop and 
 from __future__ import annotations
 
 import os
-import re
 import signal
-import subprocess
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -21,11 +19,13 @@ from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_warn
+
+from lit_methods import slurm
 
 T = TypeVar("T")
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
+CHILD: int | None = getattr(signal, "SIGCHLD", None)  # not on Windows
 PATIENCE = 2  # presses of Ctrl-C that wait for the end of the batch; the next one does not
 
 
@@ -40,15 +40,20 @@ class _Note:
     presses = 0
     waiting = False  # whether the run looks at the note by itself; else the handler raises
     leaving = False  # whether the run is on its way out; nothing interrupts that
+    agreed = False  # whether all processes stop for it
+    requeued: bool | None = None  # whether SLURM starts the job again; None as long as nobody asked
+    process = 0  # forked workers inherit the handlers, and nothing is asked of them
+    child_handler: Any = None  # torch's, if it was put aside
 
     def take(self, signum: int, frame: FrameType | None) -> None:
         """The handler: note it, and raise only where nobody would look."""
-        if self.leaving:
+        if self.leaving or os.getpid() != self.process:
             return
         self.code = max(self.code, 128 + signum)
         # The same signal to the whole group kills the loaders' workers, and torch's handler would raise for them in
         # the middle of a step. Python runs handlers in the order of their numbers, so this comes first.
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        if CHILD is not None and self.child_handler is None:
+            self.child_handler = signal.signal(CHILD, signal.SIG_DFL)
         self.presses += signum == signal.SIGINT
         if self.presses == 1 and signum == signal.SIGINT and self.waiting:
             os.write(2, b"stopping after this batch; two more Ctrl-C stop at once, without a checkpoint\n")
@@ -60,8 +65,23 @@ _note = _Note()
 
 
 def interrupted_by() -> int:
-    """The exit code that a signal asked for, 0 if there was none (138 is SLURM's warning, after which it is 0)."""
+    """128 and the number of the signal that ended the run; 0 if there was none."""
     return _note.code
+
+
+def exit_code(first: bool) -> int:
+    """With which code a process leaves after a signal.
+
+    Args:
+        first: whether it is the first of the run's processes.
+
+    Returns:
+        128 and the signal's number; 0 where the job was requeued, and for the other processes where all stop together:
+        Lightning kills the first one, perhaps while it saves, when another one fails.
+    """
+    if first and _note.code - 128 == slurm.WARNING and _note.requeued is None:
+        _note.requeued = slurm.requeue()
+    return 0 if _note.requeued or (_note.agreed and not first) else _note.code
 
 
 @contextmanager
@@ -73,18 +93,20 @@ def listening(*signals: int) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # handlers cannot be set there
         yield
         return
-    before = {number: signal.getsignal(number) for number in (*STOPPING, *signals, signal.SIGCHLD)}
+    before = {number: signal.getsignal(number) for number in (*STOPPING, *signals)}
     outermost = before[signal.SIGTERM] != _note.take
     if outermost:
-        _note.code = _note.presses = 0
-        _note.waiting = _note.leaving = False
-    for number in (*STOPPING, *signals):
+        vars(_note).clear()  # back to the defaults of the class
+        _note.process = os.getpid()
+    for number in before:
         signal.signal(number, _note.take)
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        if outermost and CHILD is not None and _note.child_handler is not None:
+            signal.signal(CHILD, _note.child_handler)
 
 
 def interruptible(trainer: Trainer, batches: Iterable[T]) -> Iterator[T]:
@@ -116,7 +138,7 @@ def stop_if_asked(trainer: Trainer) -> None:
     if trainer.world_size > 1:
         code = int(trainer.strategy.reduce(torch.tensor(code, device=trainer.strategy.root_device), reduce_op="max"))
     if code:
-        _note.code = code
+        _note.code, _note.agreed = code, True
         raise Interrupted(code)
 
 
@@ -128,13 +150,17 @@ class Interruption(Callback):
     saves nothing. Several processes stop together after a batch, whichever of them got the signal; they finish a
     validation first, since not all have equally many batches of it. In SLURM jobs that requeue themselves
     (``SLURMEnvironment``), the warning signal (``--signal=SIGUSR1@120``) writes the checkpoint and calls
-    ``scontrol requeue`` once.
+    ``scontrol requeue``.
 
     The checkpoint says where the loops stood at the last point from which a resumed run is exact: after a batch, at the
     beginning or the end of a validation, after an epoch.
+
+    Args:
+        requeue: whether a SLURM job asks to be started again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, requeue: bool = True) -> None:
+        self.requeue = requeue
         self._loops: dict[str, Any] | None = None
         self._resumed = False
         self._saving = False
@@ -148,11 +174,8 @@ class Interruption(Callback):
         connector.register_signal_handlers = connector.teardown = lambda: None
         self._loops, self._resumed, self._saving = None, False, False
         environment = trainer._accelerator_connector.cluster_environment  # private, as above
-        warning = []
-        if isinstance(environment, SLURMEnvironment) and environment.auto_requeue and stage == "fit":
-            warning = [environment.requeue_signal or signal.SIGUSR1]
-        self._requeue_codes = [128 + number for number in warning]
-        self._handlers = listening(*warning)
+        requeues = self.requeue and isinstance(environment, SLURMEnvironment) and environment.auto_requeue
+        self._handlers = listening(*([slurm.WARNING] if requeues and slurm.WARNING else []))
         self._handlers.__enter__()
         _note.waiting = True
 
@@ -221,11 +244,8 @@ class Interruption(Callback):
             if trainer.state.fn == TrainerFn.FITTING and _note.presses <= PATIENCE and self._loops is not None:
                 self._saving = True
                 _save_last(trainer)
-            requeue = _note.code in self._requeue_codes
-            if requeue and trainer.is_global_zero:
-                _requeue()
-            if isinstance(exception, Interrupted) and (requeue or not trainer.is_global_zero):
-                exception.code = 0  # Lightning kills the first process, perhaps while it saves, when another one fails
+            if isinstance(exception, Interrupted):
+                exception.code = exit_code(trainer.is_global_zero)
         finally:
             self._saving = False
             self._release()
@@ -239,6 +259,7 @@ def _save_last(trainer: Trainer) -> None:
     path = os.path.join(keeper.dirpath or trainer.default_root_dir, f"{keeper.CHECKPOINT_NAME_LAST}.ckpt")
     # Trainer.save_checkpoint ends with a barrier, which a process that failed for another reason never reaches
     trainer.strategy.save_checkpoint(trainer._checkpoint_connector.dump_checkpoint(), path)
+    keeper.last_model_path = path
 
 
 def _in_first_validation_batch(loops: dict[str, Any]) -> dict[str, Any]:
@@ -259,20 +280,3 @@ def _before_first_batch(loops: dict[str, Any], accumulate: int) -> dict[str, Any
         loops["epoch_loop.batch_progress"][part]["ready"] = accumulate
     loops["epoch_loop.state_dict"]["_batches_that_stepped"] = 0
     return loops
-
-
-def _requeue() -> None:
-    """Ask SLURM to start this job, or this task of its array, again."""
-    job = os.environ.get("SLURM_JOB_ID", "")
-    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
-        job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    if not re.fullmatch(r"[0-9_]+", job):
-        rank_zero_warn(f"not requeued: SLURM_JOB_ID={job!r} is no job number")
-        return
-    try:
-        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
-    except OSError as ex:
-        rank_zero_warn(f"not requeued: scontrol: {ex}")
-        return
-    if done.returncode:
-        rank_zero_warn(f"not requeued: scontrol requeue {job}: {done.stderr.strip() or done.returncode}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 FILE = "nan_batches.jsonl"
+_KEPT = 1000  # batches of one step at most; without steps there would be ever more
 _SHOWN = 3  # parameters and samples that a message names; the file names all samples
 
 
@@ -47,7 +49,7 @@ class NaNGuard(Callback):
     (``save_weights_only``), of which Lightning tells no callback. With several processes, one bad rank makes all of
     them stop or skip. Schedules and ``global_step`` count a skipped step. Under ``accumulate_grad_batches=N`` all N
     batches of the step are left out. Optimisers must leave parameters without a gradient alone, as all of torch's do
-    but LBFGS.
+    but LBFGS. Steps that a method takes past Lightning (``use_pl_optimizer=False``) are not seen.
 
     Each bad batch becomes one line of JSON in ``nan_batches.jsonl`` in the run's directory: ``step``, ``epoch``,
     ``batch_idx``, ``rank``, ``samples`` (its ``batch["index"]``, where it has one), ``loss``, ``not_finite`` (which of
@@ -80,9 +82,14 @@ class NaNGuard(Callback):
         self.skipped = 0
         self._module: LightningModule | None = None
         self._buffers = _Buffers(nn.Module())
-        self._window: list[_Seen] = []  # batches since the last optimiser step
+        self._window: deque[_Seen] = deque(maxlen=_KEPT)  # batches since the last optimiser step
         self._stepped = self._dropped = False  # in this batch
         self._clip: int | float | None = None  # while there are no gradients; clipping by value would fail
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """A new run, until a checkpoint says otherwise."""
+        if stage == "fit":
+            self.skipped = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look up the buffers; batches of an earlier fit are forgotten."""
@@ -143,7 +150,8 @@ class NaNGuard(Callback):
             self._begin_step(trainer)
 
     def _begin_step(self, trainer: Trainer) -> None:
-        self._window, self._stepped, self._dropped = [], False, False
+        self._window.clear()
+        self._stepped = self._dropped = False
         if self._clip is not None:
             trainer.gradient_clip_val, self._clip = self._clip, None
 

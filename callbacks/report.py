@@ -137,8 +137,10 @@ class RunReport(Callback):
     # -- the run at W&B -----------------------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Whose runs the checkpoints name."""
+        """Whose runs the checkpoints name; a new fit is a new run, until a checkpoint says otherwise."""
         self._loggers = trainer.loggers
+        if stage == "fit":
+            self._run = {}
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Where the checkpoints are, for W&B's summary of the run."""

@@ -201,7 +201,9 @@ class ImageClassifier(Described, LightningModule):
         """The loss of one batch."""
         loss = self.loss(self(batch["image"]), batch)
         self.log("train/loss", loss, batch_size=len(batch["label"]))
-        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1)
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (self.global_step + 1) % every == 0:  # where the Trainer writes a row
+            self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1)
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:

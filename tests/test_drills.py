@@ -84,8 +84,8 @@ def test_odd_pictures_in_fit_test_and_predict(imagenet_root, tmp_path, processes
     assert fit.summary["data/bad_images"] == 6
     assert sorted(fit.summary["data/bad_image_files"]) == sorted(bad)
     assert len(fit.seen("test")) == 12 + 5
-    assert len(fit.seen("train")) == 2 * len(fit.seen("train")[::2])
-    assert {len(rank["seen"]["train"]) for rank in fit.ranks} == {len(fit.ranks[0]["seen"]["train"])}
+    batches = [[len(batch) for batch in rank["seen"]["train"]] for rank in fit.ranks]
+    assert all(each == batches[0] for each in batches)  # else DDP would wait for ever
     assert_equal_ranks(fit)
     assert all(np.isfinite(v) for k, v in fit.summary.items() if k.startswith(("val/", "test/", "prune/")))
 

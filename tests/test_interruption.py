@@ -10,10 +10,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from callbacks import hrank_pruning
+from callbacks import hrank_pruning, interruption
+from callbacks.interruption import interrupted_by, listening
 from lit_methods.cli import main
 from lit_methods.cli.parsing import RunCLI
 from lit_methods.cli.recipes import find_recipes
+from lit_methods.cli.run_directory import place
+from lit_methods.slurm import restarted
 from tests.signals import send_now
 from tests.test_resume import RUN, metrics, weights
 from tests.tiny import register
@@ -119,6 +122,16 @@ def test_in_the_test_after_a_fit_and_before_a_run(tmp_path, monkeypatch):
     assert not (tmp_path / "second").exists()
 
 
+def test_workers_that_inherit_the_handler_do_nothing(capfd):
+    with listening():
+        interruption._note.waiting = True
+        if not (child := os.fork()):
+            send_now(signal.SIGINT)
+            os._exit(interrupted_by())
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert not capfd.readouterr().err
+
+
 def test_handlers_are_as_before_afterwards(tmp_path):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)]
     words = [*WORDS, "--trainer.max_epochs", "1"]
@@ -170,6 +183,25 @@ def test_a_slurm_job_that_had_no_time_for_a_checkpoint_starts_again(slurm, tmp_p
     assert not slurm.exists()
     monkeypatch.setenv("SLURM_JOB_ID", "4712")  # another job does not go on by itself
     assert main("fit", words) == 2
+
+
+def test_a_job_that_cannot_be_requeued_does_not_look_finished(slurm, tmp_path):
+    Path(tmp_path, "bin", "scontrol").write_text("#!/bin/sh\necho no such job >&2\nexit 1\n")
+    run = tmp_path / "run"
+    with pytest.warns(UserWarning, match="not requeued: scontrol requeue 4711: no such job"):
+        assert main("fit", [*WORDS, "--run_dir", str(run), *signalled("SIGUSR1", step=2)]) == 128 + signal.SIGUSR1
+    assert (run / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_a_warning_during_the_test_after_the_fit_requeues_too(slurm, tmp_path):
+    words = [*WORDS, "--trainer.max_epochs", "1", "--run_dir", str(tmp_path / "run")]
+    assert main("fit", [*words, *signalled("SIGUSR1", hook="on_test_batch_start")]) == 0
+    assert slurm.read_text() == "requeue 4711\n"
+
+
+def test_a_directory_is_claimed_only_once_all_processes_know_it(slurm, tmp_path):
+    place("fit", str(tmp_path / "run"), None, "hrank")
+    assert not restarted(tmp_path / "run")
 
 
 def test_the_example_for_slurm_starts_what_it_says(slurm, tmp_path, monkeypatch):

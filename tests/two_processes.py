@@ -230,6 +230,7 @@ def assert_equal_ranks(many: Run) -> None:
 
 def assert_same_decisions(one: Run, other: Run, atol: float = 0) -> None:
     """The same plan and the same arrays in ``.npz`` files (ranks, scores, labels), to ``atol``."""
+    assert one.plan is not None or one.arrays, "no decisions to compare: no plan, and no .npz in the run's directory"
     assert other.plan == one.plan
     assert other.arrays.keys() == one.arrays.keys()
     _same(other.arrays, one.arrays, atol, "arrays")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from callbacks.interruption import interrupted_by
+from callbacks.interruption import exit_code, interrupted_by
 from lit_methods.checkpoint_io import NO_SPACE, CheckpointError, DiskFullError
 from lit_methods.cli.errors import blame, mismatch, root
 from lit_methods.cli.given import collect
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 # traceback; MisconfigurationException alone is always the user's (a monitored key that nobody logs shows late).
 _MISTAKES = (ValueError, OSError, MisconfigurationException)
 _MISTAKES_IN_CONSTRUCTORS = (*_MISTAKES, TypeError, RuntimeError)  # Trainer(devices="x"), Linear(-3, 2)
-_WARNED = 128 + signal.SIGUSR1  # SLURM's warning: the job goes on in its next start
 
 
 def answer(error: BaseException, cli: RunCLI | None, argv: list[str]) -> int | None:
@@ -42,11 +41,12 @@ def answer(error: BaseException, cli: RunCLI | None, argv: list[str]) -> int | N
         deserves its traceback.
     """
     first = is_first_process()
-    if code := interrupted_by():
-        if first:
-            print(_stopped(code, cli), file=sys.stderr)
-        # Lightning kills the first process, perhaps while it saves, when another one fails
-        return code if first and code != _WARNED else 0
+    where = "" if first else f" in process {getattr(rank_zero_only, 'rank', '?')}"
+    if signalled := interrupted_by():
+        code = exit_code(first)
+        if first or code:
+            print(_stopped(signalled, where, cli), file=sys.stderr)
+        return code
     if isinstance(error, SystemExit):  # --print_config, --model.help, and the parser's one line
         return (error.code or 0) if isinstance(error.code, int | None) else None
     code, line = 2, mistake(error, cli, argv)
@@ -54,13 +54,12 @@ def answer(error: BaseException, cli: RunCLI | None, argv: list[str]) -> int | N
         code, line = 1, "another process of this run has failed and said why"
     if line is None or os.environ.get("LIT_METHODS_DEBUG"):
         return None
-    where = "" if first else f" in process {getattr(rank_zero_only, 'rank', '?')}"
     print(f"error{where}: {line}", file=sys.stderr)
     return 1 if getattr(root(error), "errno", None) in NO_SPACE else code
 
 
-def _stopped(code: int, cli: RunCLI | None) -> str:
-    text = f"stopped by {signal.Signals(code - 128).name}"
+def _stopped(code: int, where: str, cli: RunCLI | None) -> str:
+    text = f"stopped by {signal.Signals(code - 128).name}{where}"
     if cli is None or cli.entry != "fit" or not any(cli.directory.path.glob("checkpoints/*.ckpt")):
         return text
     return f"{text}; go on with --run_dir {cli.directory.path} --ckpt_path last"

@@ -69,6 +69,9 @@ def describe(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line that an exception has to say, or its kind."""
+    """The first line that an exception has to say, or its kind.
+
+    ``lit_methods.functional`` has one, too, and imports torch, which may be what is broken here.
+    """
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -35,7 +35,8 @@ class ContinuedWriter(ExperimentWriter):
         if not os.path.isfile(self.metrics_file_path):
             return
         with open(self.metrics_file_path, newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
+            # a full disk or a lost node may have cut off the last line
+            reader = csv.DictReader(line for line in file if line.endswith("\n"))
             self.metrics_keys = list(reader.fieldnames or [])
             rows = [row for row in reader if self.keep_below is None or int(row["step"]) < self.keep_below]
         self._replace(rows)

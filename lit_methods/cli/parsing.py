@@ -18,6 +18,7 @@ from callbacks.interruption import Interruption
 from callbacks.learning_rate import LearningRateOnResume
 from callbacks.nan_guard import NaNGuard
 from callbacks.random_state import RandomState
+from lit_methods import slurm
 from lit_methods.checkpoint_io import SafeCheckpointIO, read_checkpoint
 from lit_methods.cli import safe as safe_mode
 from lit_methods.cli.checkpoints import RunCheckpoint
@@ -57,6 +58,11 @@ class Start(Callback):
     def __init__(self, cli: "RunCLI") -> None:
         self.cli = cli
         self.began = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """By now all processes know where the run writes; one that came late would take the mark for an older one."""
+        if self.cli.entry == "fit" and trainer.is_global_zero:
+            slurm.claim(self.cli.directory.path)
 
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
@@ -212,8 +218,8 @@ class RunCLI(LightningCLI):
         guard = [NaNGuard()] if self.entry == "fit" else []
         added = [_report(), LearningRateOnResume(), RandomState(), self.start, *guard]
         callbacks += [new for new in added if not any(type(new) is type(old) for old in callbacks)]
-        if not any(isinstance(c, Interruption) for c in callbacks):
-            callbacks.insert(0, Interruption())  # looks for signals before anybody begins something in a batch
+        if not any(isinstance(c, Interruption) for c in callbacks):  # first: nobody begins something after a signal
+            callbacks.insert(0, Interruption(requeue=self.entry == "fit"))
         if self.entry != "fit":
             config["enable_checkpointing"] = False
         elif config.get("enable_checkpointing") is not False:

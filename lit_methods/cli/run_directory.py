@@ -11,8 +11,8 @@ from pathlib import Path
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from lit_methods import slurm
 from lit_methods.checkpoint_io import CheckpointError, read_checkpoint
-from lit_methods.cli import slurm
 from lit_methods.cli.checkpoints import resumed_step
 from lit_methods.cli.given import Given, last
 
@@ -103,8 +103,6 @@ def place(entry: str, run_dir: str | None, ckpt_path: str | None, recipe: str, r
                 f"run_dir={run_dir!r} is not empty; name another, or go on with --ckpt_path last or a checkpoint in it"
             )
         path.mkdir(parents=True, exist_ok=True)
-        if entry == "fit":
-            slurm.claim(path)
     keep_below = step if in_place and entry == "fit" else None
     return RunDirectory(path, ckpt_path, in_place, keep_below, log_from)
 

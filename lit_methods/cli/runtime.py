@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from callbacks.interruption import interrupted_by, listening
 from callbacks.surgery import end_averaging
+from lit_methods import slurm
 from lit_methods.cli import card
 from lit_methods.cli.children import end_children
 from lit_methods.cli.endings import answer
@@ -23,24 +24,29 @@ def run(entry: str, argv: list[str]) -> int:
 
     ``LIT_METHODS_DEBUG=1`` in the environment shows the traceback of a mistake, too.
     """
+    warning = [slurm.WARNING] if entry == "fit" and slurm.current_job() and slurm.WARNING else []
+    with listening(*warning):
+        return _run(entry, argv)
+
+
+def _run(entry: str, argv: list[str]) -> int:
     cli: RunCLI | None = None
-    done = False
+    failed = False
     try:
-        with listening(), quiet():
+        with quiet():
             cli = RunCLI(entry, argv)
             with announced(cli.directory), closing(cli):
                 cli.build()
-                code = _ENTRIES[entry](cli)
-        done = True
-        return code
+                return _ENTRIES[entry](cli)
     except BaseException as ex:
+        failed = not interrupted_by()
         if (code := answer(ex, cli, argv)) is None:
             raise
         return code
     finally:
         if cli is not None:
             if cli.built:
-                end_children(cli.trainer, patience=30 if done or interrupted_by() else 5)
+                end_children(cli.trainer, patience=5 if failed else 30)
             cli.directory.abandon()  # removes it if it is empty
 
 

@@ -32,6 +32,13 @@ def test_rows_are_on_disk_at_once_and_those_from_the_resumed_step_on_are_cut(tmp
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]
 
 
+def test_a_row_that_was_cut_off_is_dropped(tmp_path):
+    """By a full disk or a lost node; the number that is left of its step may be another one."""
+    Path(tmp_path, "metrics.csv").write_text("step,train/loss\n0,0.5\n1")
+    RunCSVLogger(tmp_path, keep_below=5).log_metrics({"train/loss": 0.25}, 1)
+    assert lines(tmp_path) == ["step,train/loss", "0,0.5", "1,0.25"]
+
+
 @pytest.fixture
 def no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
