@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from callbacks.evaluation import device_batches, in_float32, validation_top1
 from callbacks.interruption import interruptible
+from callbacks.nan_guard import NonFiniteError
 from callbacks.progress import progress
 from callbacks.pruning import FilterPruning, prunable
 from callbacks.pruning_figures import rank_histograms_figure, rank_spread, rank_stability_figure
@@ -23,6 +24,7 @@ from callbacks.surgery import evaluating
 from lit_methods.backbones import prune_points
 from lit_methods.backbones.plan import PrunePlan
 from lit_methods.classification import ImageClassifier
+from lit_methods.functional.feature_rank import NonFiniteMapsError
 from lit_methods.hrank.functional import (
     batch_ranks,
     build_plan,
@@ -172,11 +174,15 @@ class HRankPruning(FilterPruning):
             batches = progress(trainer, device_batches(trainer, loader), "feature map ranks", total=len(loader))
             network, normalize = in_float32(module.model), in_float32(module.normalize)
             images = (normalize(batch["image"]) for batch in interruptible(trainer, batches))
-            for ranks in batch_ranks(network, images, points, max_bytes=self.max_bytes):
-                for conv, rank in ranks.items():  # (N, C)
-                    sums[conv] += rank.sum(0)
-                    means.setdefault(conv, []).append(rank.double().mean(0))
-                seen += len(rank)
+            try:
+                for ranks in batch_ranks(network, images, points, max_bytes=self.max_bytes):
+                    for conv, rank in ranks.items():  # (N, C)
+                        sums[conv] += rank.sum(0)
+                        means.setdefault(conv, []).append(rank.double().mean(0))
+                    seen += len(rank)
+            except NonFiniteMapsError as ex:  # weights may be finite and still too large
+                where = f"HRankPruning, before epoch {trainer.current_epoch}"
+                raise NonFiniteError(f"{where}: {ex} Training has diverged: lower the learning rate") from None
         self.batch_means = {conv: torch.stack(values).cpu().numpy() for conv, values in means.items()}
         total = trainer.strategy.reduce(seen, reduce_op="sum")  # sums and counts, never means of means
         return {conv: (trainer.strategy.reduce(part, reduce_op="sum") / total).cpu() for conv, part in sums.items()}

@@ -26,7 +26,8 @@ class DiskFullError(OSError):
 
     def __init__(self, path: Path, reason: OSError) -> None:
         free = readable_size(shutil.disk_usage(path.parent).free)
-        text = f"{path} was not written: {reason.strerror} ({free} free there); a file of that name is as it was before"
+        text = f"{path} was not written: {reason.strerror} ({free} free there)"
+        text += "; the one before is whole" if path.exists() else ""
         super().__init__(reason.errno, text)
 
     def __str__(self) -> str:

@@ -69,6 +69,7 @@ def test_a_signal_stops_the_run_and_it_goes_on_bit_equal(whole, name, hook, step
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("stopped by")]
     assert line == f"stopped by {name}; go on with --run_dir {run} --ckpt_path last"
     assert not (run / "summary.json").exists()
+    assert (run / "config.yaml").is_file()  # by which --ckpt_path last finds it
     goes_on_like(whole, run)
 
 

@@ -4,6 +4,7 @@ This module, :mod:`.recipes` and :mod:`.usage` need the standard library alone, 
 mistyped recipe are answered before torch is imported. Everything else is imported inside :func:`main`.
 """
 
+import os
 import signal
 import sys
 
@@ -43,6 +44,8 @@ def main(entry: str, argv: list[str] | None = None) -> int:
             return 2
         argv[:1] = ["--config", str(recipes[argv[0]])]
 
+    if alone:  # the imports take seconds, and would be shown as a traceback
+        signal.signal(signal.SIGINT, _leave)
     if entry == "doctor":
         from lit_methods.cli.doctor import examine
 
@@ -54,3 +57,8 @@ def main(entry: str, argv: list[str] | None = None) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
     return code
+
+
+def _leave(signum: int, frame: object) -> None:
+    os.write(2, b"stopped by SIGINT\n")
+    os._exit(128 + signum)

@@ -77,7 +77,7 @@ class RunCheckpoint(ModelCheckpoint):
         """Look for room on the disk before a long fit begins.
 
         Raises:
-            ValueError: not even one checkpoint fits.
+            ValueError: not even the fewest checkpoints fit.
         """
         super().setup(trainer, pl_module, stage)
         if stage == "fit" and not trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -95,13 +95,16 @@ class RunCheckpoint(ModelCheckpoint):
             module: what is saved.
 
         Raises:
-            ValueError: not even one fits.
+            ValueError: not even the fewest fit.
         """
         weights = sum(t.numel() * t.element_size() for t in module.state_dict().values() if isinstance(t, Tensor))
-        if free < weights:
+        best = self.monitor is not None and self.save_top_k != 0
+        least = weights * (2 + best)  # the last, perhaps the best, and the one being written
+        replaced = sum(file.stat().st_size for file in folder.glob("*.ckpt"))  # of a run that goes on
+        if free + replaced < least:
             raise ValueError(
-                f"{readable_size(free)} free in {folder}, but one checkpoint takes {readable_size(weights)} or "
-                "more; make room, or name another --run_dir"
+                f"{readable_size(free)} free in {folder}, but the checkpoints of this run take {readable_size(least)} "
+                "or more; make room, or name another --run_dir"
             )
         full = weights if self.save_weights_only else 3 * weights  # up to two moments per weight, as Adam has them
         files = max(self.save_top_k, 1) + 3  # the best ones, the last, the one before, and the one being written

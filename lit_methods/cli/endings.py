@@ -51,7 +51,7 @@ def answer(error: BaseException, cli: RunCLI | None, argv: list[str]) -> int | N
         return (error.code or 0) if isinstance(error.code, int | None) else None
     code, line = 2, mistake(error, cli, argv)
     if line is None and _left_alone(error):
-        code, line = 1, "another process of this run has failed and said why"
+        code, line = 1, "another process of this run has failed, and said why, or was killed"
     if line is None or os.environ.get("LIT_METHODS_DEBUG"):
         return None
     print(f"error{where}: {line}", file=sys.stderr)
@@ -99,5 +99,6 @@ def _loading(error: BaseException | None) -> str | None:
 
 
 def _left_alone(error: BaseException) -> bool:
-    """Whether a process waited in vain for one that had failed (gloo's words)."""
-    return isinstance(error, RuntimeError) and "Connection closed by peer" in str(error)
+    """Whether a process waited in vain for one that is gone (gloo's words)."""
+    gone = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in gone)

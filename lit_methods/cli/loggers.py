@@ -251,6 +251,9 @@ def _wandb(directory: RunDirectory, read_config: Callable[[], dict[str, Any]]) -
     mode = os.environ.get("WANDB_MODE", "")
     if mode == "disabled":
         return None
+    if mode not in ("", "online", "offline", "dryrun", "shared"):
+        _say(f"WANDB_MODE={mode!r} is not online, offline or disabled; the run is logged in metrics.csv alone")
+        return None
     try:
         import wandb  # noqa: F401
     except ImportError as ex:

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
-from callbacks.interruption import Interruption
+from callbacks.interruption import Interruption, interrupted_by
 from callbacks.learning_rate import LearningRateOnResume
 from callbacks.nan_guard import NaNGuard
 from callbacks.random_state import RandomState
@@ -72,6 +72,11 @@ class Start(Callback):
         self.began = True
 
     on_train_start = on_validation_start = on_test_start = on_predict_start = _begin
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """A signal before the first batch may have left a checkpoint, which is found by its configuration."""
+        if interrupted_by() and trainer.is_global_zero and any(self.cli.directory.path.glob("checkpoints/*.ckpt")):
+            self.cli.save_config()
 
 
 class RunCLI(LightningCLI):
@@ -168,7 +173,7 @@ class RunCLI(LightningCLI):
             ValueError: an argument is out of range, or the checkpoint's class is not known or another one.
         """
         if not self.loads and self.directory.ckpt_path and self.module_class:
-            _check_writer(self.directory.ckpt_path, self.module_class)
+            _check_resumable(self.directory.ckpt_path, self.module_class)
         if self.entry == "export":
             if not self.loads:
                 raise ValueError("ckpt_path: missing; give --ckpt_path FILE, or 'last'")
@@ -196,6 +201,11 @@ class RunCLI(LightningCLI):
         written_by = str(checkpoint.get("lit_methods", {}).get("class", ""))
         if written_by.startswith("lit_methods.") or self.module_class is None:
             module_class = checkpoint_class(checkpoint)  # never imports from outside this package
+            if self.module_class is not None and not issubclass(self.module_class, module_class):
+                raise ValueError(
+                    f"ckpt_path={path!r} was written by {written_by}, but the recipe is one of "
+                    f"{self.module_class.__name__}: name one of that method"
+                )
         else:
             module_class = self.module_class
         takes = signature(module_class)
@@ -274,16 +284,19 @@ def _class_in_checkpoint(path: str) -> type | None:
         return None
 
 
-def _check_writer(path: str, module_class: type) -> None:
+def _check_resumable(path: str, module_class: type) -> None:
     """A run goes on with the class that began it; names alone are compared, since files of code may move."""
-    written_by = str(read_checkpoint(path).get("lit_methods", {}).get("class", ""))
+    checkpoint = read_checkpoint(path)
+    starts = "base_checkpoint" in signature(module_class)
+    start = "; to start from its weights: --model.base_checkpoint" if starts else ""
+    written_by = str(checkpoint.get("lit_methods", {}).get("class", ""))
     if written_by and written_by.rpartition(".")[2] != module_class.__name__:
-        starts = "base_checkpoint" in signature(module_class)
-        start = "; to start from its weights: --model.base_checkpoint" if starts else ""
         raise ValueError(
             f"ckpt_path={path!r} was written by {written_by}, and a run goes on with the class that began it, "
             f"not with {module_class.__name__}{start}"
         )
+    if "optimizer_states" not in checkpoint:
+        raise ValueError(f"ckpt_path={path!r} holds weights alone, from which no run goes on{start}")
 
 
 def _check_files(given: list[Given]) -> None:

@@ -29,12 +29,13 @@ def quiet() -> Iterator[None]:
 
     Without a terminal, Lightning's notices (devices, tips, seed) are filtered too.
     """
-    names = () if sys.stderr.isatty() else ("lightning.pytorch", "lightning.fabric", "lightning")
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
+    wanted = {"matplotlib": logging.ERROR}  # where the home directory is read-only it says so at length
+    if not sys.stderr.isatty():
+        wanted |= dict.fromkeys(("lightning.pytorch", "lightning.fabric", "lightning"), logging.WARNING)
+    levels = {name: logging.getLogger(name).level for name in wanted}
     layout = warnings.formatwarning
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
+    for name, level in wanted.items():
+        logging.getLogger(name).setLevel(level)
     warnings.formatwarning = _one_line  # type: ignore[assignment]
     try:
         with warnings.catch_warnings():
@@ -43,5 +44,5 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         warnings.formatwarning = layout
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -102,7 +103,7 @@ def place(entry: str, run_dir: str | None, ckpt_path: str | None, recipe: str, r
             raise ValueError(
                 f"run_dir={run_dir!r} is not empty; name another, or go on with --ckpt_path last or a checkpoint in it"
             )
-        path.mkdir(parents=True, exist_ok=True)
+        _make(path)
     keep_below = step if in_place and entry == "fit" else None
     return RunDirectory(path, ckpt_path, in_place, keep_below, log_from)
 
@@ -165,6 +166,16 @@ def _recipe_of(run: Path) -> str | None:
     return None
 
 
+def _make(folder: Path) -> None:
+    """Make a directory, or see that there is one that can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as ex:
+        raise ValueError(f"run_dir={str(folder)!r} cannot be written ({ex.strerror}); name another --run_dir") from None
+
+
 def _fresh(recipe: str, root: Path) -> Path:
     if not is_first_process():
         if VARIABLE not in os.environ:
@@ -175,7 +186,7 @@ def _fresh(recipe: str, root: Path) -> Path:
     ) or "TORCHELASTIC_RUN_ID" in os.environ:
         raise ValueError(f"run_dir: {_OUTSIDE}")
     stem = f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
-    root.mkdir(parents=True, exist_ok=True)
+    _make(root)
     number = 1
     while True:  # mkdir is atomic: of two runs that start in the same second, one goes on to the next number
         path = Path(os.path.abspath(root / (stem if number == 1 else f"{stem}-{number}")))

@@ -8,6 +8,10 @@ _EPS = torch.finfo(torch.float32).eps
 _SMALLEST, _LARGEST = 1e-30, 1e36
 
 
+class NonFiniteMapsError(ValueError):
+    """Feature maps with NaN or infinity have no rank."""
+
+
 @torch.no_grad()
 def feature_map_rank(maps: Tensor, *, rtol: float | None = None) -> Tensor:
     """Numerical rank of every feature map: its singular values above ``rtol`` times the largest one.
@@ -45,7 +49,7 @@ def feature_map_rank(maps: Tensor, *, rtol: float | None = None) -> Tensor:
         noise = max(height, width) * _EPS
         scale = flat.abs().amax((1, 2))
         if not scale.isfinite().all():
-            raise ValueError(
+            raise NonFiniteMapsError(
                 f"maps of shape {tuple(maps.shape)} hold NaN, inf or values beyond float32; their rank is undefined. "
                 "Look at the network's weights and its input."
             )

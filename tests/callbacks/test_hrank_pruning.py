@@ -12,6 +12,7 @@ from lit_methods import HRank
 from lit_methods.backbones import BACKBONES, Backbone, build_backbone, prune_model, prune_points
 from lit_methods.backbones.plan import PrunePlan
 from lit_methods.backbones.weights import untrained
+from lit_methods.cli import main
 from lit_methods.functional import count_macs
 from lit_methods.hrank.functional import load_rank_scores, rank_scores, select_filters
 from tests.tiny import TinyNet, tiny_points
@@ -331,3 +332,15 @@ def test_the_dense_network_follows_a_run_that_was_moved(make_trainer, tmp_path):
 def test_a_network_that_diverged_is_not_pruned(make_trainer):
     with pytest.raises(MisconfigurationException, match=r"before epoch 1: training has diverged; lower model\.lr"):
         fit(make_trainer, HRankPruning(rates=0.5, at_epoch=1, num_images=40), tiny(lr=1e30), epochs=2)
+
+
+def test_maps_that_overflow_are_one_line(cifar10_root, tmp_path, capsys):
+    """NaNGuard(action="skip") keeps weights finite, but not small."""
+    words = ["--model.backbone", "tiny", "--model.lr", "1e30", "--trainer.max_epochs", "2", "--data.batch_size", "32"]
+    words += ["--trainer.callbacks.rates", "0.5", "--trainer.callbacks.at_epoch", "1", "--trainer.callbacks.num_images"]
+    words += ["32", "--trainer.limit_train_batches", "4", "--trainer.limit_val_batches", "1"]
+    words += ["--trainer.callbacks+=NaNGuard", "--trainer.callbacks.action", "skip", "--trainer.accelerator", "cpu"]
+    assert main("fit", ["hrank", *words, "--run_dir", str(tmp_path / "run")]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert line.startswith("error: HRankPruning, before epoch 1: maps of shape")
+    assert "NaN, inf" in line

@@ -198,8 +198,8 @@ def test_too_little_space_is_said_before_training(command, monkeypatch):
     assert answer.code == 2
     folder = Path("run/checkpoints").absolute()
     assert said(answer) == (
-        f"error: run_dir='run': 50 B free in {folder}, but one checkpoint takes 60 B or more; make room, or name "
-        "another --run_dir"
+        f"error: run_dir='run': 50 B free in {folder}, but the checkpoints of this run take 180 B or more; make room, "
+        "or name another --run_dir"
     )
     assert not Path("run").exists()
     free = 200
@@ -294,3 +294,31 @@ def test_other_checkpoint_callbacks_write_safely_too(command, monkeypatch):
     monkeypatch.setattr(SafeCheckpointIO, "save_checkpoint", lambda *a, **k: calls.append(a[2]) or save(*a, **k))
     command("fit", *words, "--trainer.max_epochs", 1)
     assert {Path(path).parent.name for path in calls} == {"more", "checkpoints"}
+
+
+def test_weights_alone_cannot_go_on(command):
+    path = command("fit", "--checkpoint.save_weights_only", "true").run_dir / "checkpoints" / "last.ckpt"
+    line = said(command("fit", "--ckpt_path", path))
+    assert line == f"error: ckpt_path={str(path)!r} holds weights alone, from which no run goes on"
+    assert command("test", "--ckpt_path", path).code == 0
+
+
+def test_another_methods_checkpoint_is_not_tested_under_this_recipes_name(command):
+    writer = "lit_methods.classification.ImageClassifier"
+    path = command("fit", "--trainer.max_epochs", 1).run_dir / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    torch.save(checkpoint | {"lit_methods": {"class": writer}}, path)
+    assert said(command("test", "--ckpt_path", path)) == (
+        f"error: ckpt_path={str(path)!r} was written by {writer}, but the recipe is one of ToyMethod: name one of "
+        "that method"
+    )
+
+
+def test_a_directory_that_cannot_be_written_is_one_line(command, monkeypatch):
+    def refuse(**_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)  # as root everything can be written
+    folder = str(Path("run").absolute())
+    line = f"error: run_dir={folder!r} cannot be written (Permission denied); name another --run_dir"
+    assert said(command("fit", "--run_dir", "run")) == line

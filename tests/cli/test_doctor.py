@@ -259,7 +259,7 @@ def test_a_run_directory_that_fit_would_refuse(command, tmp_path):
 
 @pytest.mark.parametrize(
     ("free", "level", "text"),
-    [(50, "FAIL", "one checkpoint takes"), (500, "warning", "the checkpoints of this run may take")],
+    [(50, "FAIL", "the checkpoints of this run take"), (500, "warning", "the checkpoints of this run may take")],
 )
 def test_too_little_space_for_the_checkpoints(command, monkeypatch, free, level, text):
     usage = shutil.disk_usage

@@ -200,3 +200,11 @@ def test_a_run_goes_on_under_its_id_in_place_and_branches_elsewhere(command, no_
     assert list(branch.at("train/loss")) == [*range(15, 20)]
     kept = torch.load(there / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]["RunReport"]
     assert kept == {"wandb": {"id": branch.run_id, "project": "lit-methods"}}
+
+
+def test_an_unknown_mode_is_named_once(command, no_key):
+    no_key.setenv("WANDB_MODE", "bogus")
+    answer = command("fit", "--logger", "wandb", "--trainer.max_epochs", 1)
+    assert answer.code == 0
+    (line,) = answer.err
+    assert line.startswith("warning: wandb: WANDB_MODE='bogus' is not online")
