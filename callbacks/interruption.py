@@ -162,6 +162,7 @@ class Interruption(Callback):
     def __init__(self, requeue: bool = True) -> None:
         self.requeue = requeue
         self._loops: dict[str, Any] | None = None
+        self._step = 0  # at which they were noted
         self._resumed = False
         self._saving = False
         self._handlers: Any = None
@@ -196,7 +197,7 @@ class Interruption(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Before a validation: a resumed run does it from its beginning."""
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
-            self._loops = _in_first_validation_batch(trainer.fit_loop.state_dict())
+            self._remember(trainer, _in_first_validation_batch(trainer.fit_loop.state_dict()))
         if trainer.state.fn == TrainerFn.FITTING:
             stop_if_asked(trainer)
 
@@ -219,11 +220,15 @@ class Interruption(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A new run: nothing is done yet."""
         if not self._resumed:
-            self._loops = _before_first_batch(trainer.fit_loop.state_dict(), trainer.accumulate_grad_batches)
+            loops = trainer.fit_loop.state_dict()
+            self._remember(trainer, _before_first_batch(loops, trainer.accumulate_grad_batches))
 
     def _note_loops(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
-            self._loops = trainer.fit_loop.state_dict()
+            self._remember(trainer, trainer.fit_loop.state_dict())
+
+    def _remember(self, trainer: Trainer, loops: dict[str, Any]) -> None:
+        self._loops, self._step = loops, trainer.global_step
 
     on_train_batch_end = on_validation_end = on_train_epoch_end = _note_loops
 
@@ -241,7 +246,8 @@ class Interruption(Callback):
             return
         _note.leaving = True
         try:
-            if trainer.state.fn == TrainerFn.FITTING and _note.presses <= PATIENCE and self._loops is not None:
+            exact = self._loops is not None and self._step == trainer.global_step  # else a step was half done
+            if trainer.state.fn == TrainerFn.FITTING and _note.presses <= PATIENCE and exact:
                 self._saving = True
                 _save_last(trainer)
             if isinstance(exception, Interrupted):
