@@ -264,7 +264,7 @@ def _save_last(trainer: Trainer) -> None:
         return
     path = os.path.join(keeper.dirpath or trainer.default_root_dir, f"{keeper.CHECKPOINT_NAME_LAST}.ckpt")
     # Trainer.save_checkpoint ends with a barrier, which a process that failed for another reason never reaches
-    trainer.strategy.save_checkpoint(trainer._checkpoint_connector.dump_checkpoint(), path)
+    trainer.strategy.save_checkpoint(trainer._checkpoint_connector.dump_checkpoint(weights_only=False), path)
     keeper.last_model_path = path
 
 

@@ -8,16 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.testing import assert_close
 
 from callbacks import hrank_pruning, interruption
-from callbacks.interruption import interrupted_by, listening
+from callbacks.interruption import Interruption, interrupted_by, listening
+from datamodules import CIFARDataModule
+from lit_methods import ImageClassifier
 from lit_methods.cli import main
 from lit_methods.cli.parsing import RunCLI
 from lit_methods.cli.recipes import find_recipes
 from lit_methods.cli.run_directory import place
 from lit_methods.slurm import restarted
-from tests.signals import send_now
+from tests.signals import SendSignal, send_now
 from tests.test_resume import RUN, metrics, weights
 from tests.tiny import register
 
@@ -121,6 +124,17 @@ def test_in_the_test_after_a_fit_and_before_a_run(tmp_path, monkeypatch):
     monkeypatch.setattr("lit_methods.cli.runtime.RunCLI.build", build)
     assert main("fit", [*WORDS, "--run_dir", str(tmp_path / "second")]) == 143
     assert not (tmp_path / "second").exists()
+
+
+def test_in_a_script_of_ones_own(make_trainer, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    callbacks = [Interruption(), SendSignal("SIGTERM", step=2), ModelCheckpoint(tmp_path / "kept")]
+    trainer = make_trainer(max_epochs=1, limit_train_batches=4, callbacks=callbacks, enable_checkpointing=True)
+    with pytest.raises(SystemExit) as stop:
+        trainer.fit(ImageClassifier("tiny"), datamodule=CIFARDataModule("digits", batch_size=32))
+    assert stop.value.code == 143
+    assert torch.load(tmp_path / "kept" / "last.ckpt", weights_only=True)["global_step"] == 3
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_workers_that_inherit_the_handler_do_nothing(capfd):
