@@ -30,7 +30,7 @@ QUICK = {
     "test": ["--trainer.limit_test_batches", "1", "--trainer.accelerator", "cpu"],
     "validate": ["--trainer.limit_val_batches", "1", "--trainer.accelerator", "cpu"],
     "predict": ["--trainer.accelerator", "cpu"],
-    "export": [],
+    "export": ["--formats", "torch"],  # ONNX takes three times as long, and has its own tests
     "doctor": ["--trainer.accelerator", "cpu"],
 }
 ASKS = {"--list", "--help", "--print_config"}  # answered without a run
