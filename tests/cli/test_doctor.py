@@ -56,14 +56,15 @@ def test_the_machine_alone(command, tmp_path):
     answer = command("doctor", recipe=None)
     assert answer.code == 0
     assert answer.err == []
-    assert {line[:8].strip() for line in answer.out[:-1]} <= {"ok", "warning"}
+    levels = [line[:8].strip() for line in answer.out[:-1]]
+    assert set(levels) <= {"ok", "warning"}  # a container with little shared memory, say, is warned of
     versions = lines(answer, "ok", "versions")[0]
     for package in ("python", "lit-methods", *environment.SHOWN):
         assert f"{package} " in versions
     assert torch.__version__.partition("+")[0] in versions
     for topic in ("torchvision", "devices", "threads", "workers", "runs", "temporary", "wandb", "recipe"):
         assert any(line[8:].startswith(f"{topic}:") for line in answer.out), topic
-    assert answer.out[-1] == f"doctor: {len(answer.out) - 1} ok, 0 warning, 0 FAIL"
+    assert answer.out[-1] == f"doctor: {levels.count('ok')} ok, {levels.count('warning')} warning, 0 FAIL"
     assert list(tmp_path.iterdir()) == []
 
 
