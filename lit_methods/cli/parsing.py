@@ -83,7 +83,7 @@ class RunCLI(LightningCLI):
     """Everything that one command names, parsed on construction and built by :meth:`build`.
 
     Args:
-        entry: ``"fit"``, ``"validate"``, ``"test"`` or ``"predict"``.
+        entry: ``"fit"``, ``"validate"``, ``"test"``, ``"predict"`` or ``"export"``.
         argv: the words after the command, the recipe's name replaced by ``--config FILE``.
     """
 

@@ -21,12 +21,13 @@ from lit_methods.checkpoint_io import readable_size
 from lit_methods.cli.endings import mistake
 from lit_methods.cli.environment import existing
 from lit_methods.cli.errors import root as root_cause
-from lit_methods.cli.findings import Report, describe, first_line
+from lit_methods.cli.findings import Report, describe
 from lit_methods.cli.given import collect, last
 from lit_methods.cli.parsing import RunCLI
 from lit_methods.cli.quiet import quiet
 from lit_methods.cli.resume_drill import STEPS, DrillError, Outcome, resume_drill, steps_for
 from lit_methods.cli.run_directory import place
+from lit_methods.functional.suggestions import first_line
 
 _SUSPECTS = (
     "usual suspects: a training loader without state (DataLoader(shuffle=True)), random numbers from a generator that "
