@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FREE = {"torch", "torchvision", "numpy", "scipy", "sklearn", "PIL", "safetensors", "rich", "yaml"}
 EXTRAS = {"onnx", "onnxscript", "onnxruntime", "av", "optuna", "torch_pruning", "wandb_workspaces"}
 ENTRIES = {f"lit_methods.{name}" for name in ("fit", "validate", "test", "predict", "export", "doctor")}
+EXTRA_USERS = {("lit_methods.exporting", "onnxruntime"), ("lit_methods.backbones.traced", "torch_pruning")}
 PURE = {"functional", "search_space", "mip", "searchers"}
 NETWORKS = {"model", "gating", "search", "tracker"}
 
@@ -66,7 +67,7 @@ def allowed(module: str, target: str) -> bool:
         )  # fmt: skip
     if module in ENTRIES or under(module, "lit_methods.cli") or module == "lit_methods":
         return True
-    if module == "lit_methods.exporting" and target == "onnxruntime":
+    if (module, target) in EXTRA_USERS:
         return True
     if under(module, "lit_methods.metrics"):
         return functional or under(target, "lit_methods.metrics", "torchmetrics")

@@ -4,48 +4,66 @@
 """
 
 from lit_methods.backbones import densenet, googlenet, resnet, resnet_cifar, vgg
+from lit_methods.backbones.cutting import apply_masks, cut_network, prune_model
 from lit_methods.backbones.densenet import densenet40_cifar
 from lit_methods.backbones.googlenet import googlenet_cifar
 from lit_methods.backbones.plan import (
     BACKBONES,
     Backbone,
+    Plan,
     PrunePlan,
     PrunePoint,
-    apply_masks,
+    TracedPlan,
     build_backbone,
     find_backbone,
+    inner_blocks,
     planned_channels,
-    prune_model,
+    planned_network,
     prune_points,
+    read_plan,
 )
-from lit_methods.backbones.resnet import resnet50
+from lit_methods.backbones.resnet import resnet18, resnet34, resnet50
 from lit_methods.backbones.resnet_cifar import resnet20, resnet56, resnet110
 from lit_methods.backbones.vgg import vgg16_bn_cifar
+from lit_methods.backbones.widths import Block, Chain, WidthPlan
 
 BACKBONES.update(
     vgg16_bn_cifar=Backbone(vgg16_bn_cifar, vgg.prune_points, spare_rates=1),
-    resnet20=Backbone(resnet20, resnet_cifar.prune_points_20),
-    resnet56=Backbone(resnet56, resnet_cifar.prune_points_56),
-    resnet110=Backbone(resnet110, resnet_cifar.prune_points_110),
+    resnet20=resnet_cifar.entry(resnet20, blocks=3),
+    resnet56=resnet_cifar.entry(resnet56, blocks=9),
+    resnet110=resnet_cifar.entry(resnet110, blocks=18),
     densenet40_cifar=Backbone(densenet40_cifar, densenet.prune_points, counted_thin=("trans1.conv1", "trans2.conv1")),
-    googlenet_cifar=Backbone(googlenet_cifar, googlenet.prune_points),
-    resnet50=Backbone(resnet50, resnet.prune_points, input_size=(3, 224, 224)),
+    googlenet_cifar=Backbone(googlenet_cifar, googlenet.prune_points, inner_blocks=googlenet.inner_blocks),
+    resnet18=resnet.entry(resnet18),
+    resnet34=resnet.entry(resnet34),
+    resnet50=resnet.entry(resnet50),
 )
 
 __all__ = [
     "BACKBONES",
     "Backbone",
+    "Block",
+    "Chain",
+    "Plan",
     "PrunePlan",
     "PrunePoint",
+    "TracedPlan",
+    "WidthPlan",
     "apply_masks",
     "build_backbone",
+    "cut_network",
     "densenet40_cifar",
     "find_backbone",
     "googlenet_cifar",
+    "inner_blocks",
     "planned_channels",
+    "planned_network",
     "prune_model",
     "prune_points",
+    "read_plan",
+    "resnet18",
     "resnet20",
+    "resnet34",
     "resnet50",
     "resnet56",
     "resnet110",

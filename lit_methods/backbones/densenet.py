@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_methods.backbones.plan import PrunePlan, PrunePoint
+from lit_methods.backbones.plan import Plan, PrunePoint
 from lit_methods.backbones.wiring import Channels, Wiring
 
 _GROWTH, _LAYERS = 12, 12
@@ -55,7 +55,7 @@ class DenseNet40(nn.Module):
     trans1: Transition
     trans2: Transition
 
-    def __init__(self, num_classes: int = 10, plan: PrunePlan | None = None) -> None:
+    def __init__(self, num_classes: int = 10, plan: Plan | None = None) -> None:
         super().__init__()
         wiring = Wiring(plan)
         self.conv1, stream = wiring.conv("conv1", Channels(3), 2 * _GROWTH, 3, bias=False)
@@ -86,7 +86,7 @@ class DenseNet40(nn.Module):
         return self.fc(F.adaptive_avg_pool2d(self.relu(self.bn(x)), 1).flatten(1))
 
 
-def densenet40_cifar(num_classes: int = 10, plan: PrunePlan | None = None) -> DenseNet40:
+def densenet40_cifar(num_classes: int = 10, plan: Plan | None = None) -> DenseNet40:
     """DenseNet-40, growth 12, for CIFAR (HRank, table 4)."""
     return DenseNet40(num_classes, plan)
 

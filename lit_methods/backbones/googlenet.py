@@ -1,4 +1,4 @@
-"""GoogLeNet for 32x32 images, as HRank prunes it."""
+"""GoogLeNet for 32x32 images, as HRank and FilterSketch prune it."""
 
 from collections import OrderedDict
 
@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_methods.backbones.plan import PrunePlan, PrunePoint
+from lit_methods.backbones.plan import Plan, PrunePoint
+from lit_methods.backbones.widths import Block, Chain, WidthPlan
 from lit_methods.backbones.wiring import Channels, Wiring
 
 _STEM = 192
@@ -71,7 +72,7 @@ class GoogLeNet(nn.Module):
         plan: what pruning left, ``None`` for all.
     """
 
-    def __init__(self, num_classes: int = 10, plan: PrunePlan | None = None) -> None:
+    def __init__(self, num_classes: int = 10, plan: Plan | None = None) -> None:
         super().__init__()
         wiring = Wiring(plan)
         self.conv1, stream = wiring.conv("conv1", Channels(3), _STEM, 3)
@@ -93,8 +94,17 @@ class GoogLeNet(nn.Module):
         return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
-def googlenet_cifar(num_classes: int = 10, plan: PrunePlan | None = None) -> GoogLeNet:
-    """GoogLeNet for CIFAR (HRank, table 2)."""
+def googlenet_cifar(
+    num_classes: int = 10,
+    plan: Plan | None = None,
+    mid_channels: list[tuple[int, int, int]] | None = None,
+) -> GoogLeNet:
+    """GoogLeNet for CIFAR (HRank, table 2).
+
+    ``mid_channels``: per stage the widths of 3x3 reduce, 5x5 reduce and the middle 3x3 of the 5x5 branch.
+    """
+    if mid_channels is not None:
+        plan = WidthPlan.of_blocks("googlenet_cifar", inner_blocks(), mid_channels)
     return GoogLeNet(num_classes, plan)
 
 
@@ -117,3 +127,17 @@ def prune_points() -> list[PrunePoint]:
                 points.append(PrunePoint(f"stages.{name}.{branch}.conv{i}", f"{number}_{branch}", module, place))
             start += width
     return points
+
+
+def inner_blocks() -> list[Block]:
+    """Per stage the 3x3 branch and the 5x5 branch; 1x1 and pool branch have nothing inside."""
+    blocks: list[Block] = []
+    for name, (_, reduce3, _, reduce5, n5x5, _) in _STAGES.items():
+        n3, n5 = f"stages.{name}.n3x3", f"stages.{name}.n5x5"
+        blocks.append(
+            (
+                Chain((f"{n3}.conv1", f"{n3}.conv2"), (f"{n3}.bn1",), (reduce3,)),
+                Chain((f"{n5}.conv1", f"{n5}.conv2", f"{n5}.conv3"), (f"{n5}.bn1", f"{n5}.bn2"), (reduce5, n5x5)),
+            )
+        )
+    return blocks

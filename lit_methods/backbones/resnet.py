@@ -1,26 +1,53 @@
-"""ResNet-50 with torchvision's parameter names, which can also be built thin."""
+"""ResNet-18, -34 and -50 with torchvision's parameter names, which can also be built thin."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_methods.backbones.plan import PrunePlan, PrunePoint
+from lit_methods.backbones.plan import Backbone, Plan, PrunePoint
+from lit_methods.backbones.widths import Block, Chain, WidthPlan
 from lit_methods.backbones.wiring import Channels, ResidualSum, Spread, Wiring
 
-_BLOCKS = (3, 4, 6, 3)
-_EXPANSION = 4
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions, the first with the stride, beside a shortcut, projected where the shape changes.
+
+    Every ReLU is a module of its own, so that each can be hooked. ``channels`` is what the block puts out.
+    """
+
+    depth, expansion = 2, 1
+
+    def __init__(self, wiring: Wiring, name: str, source: Channels, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, stream = wiring.conv(f"{name}.conv1", source, width, 3, stride=stride, bias=False)
+        self.bn1 = wiring.norm(f"{name}.bn1", stream)
+        self.relu1 = nn.ReLU(inplace=True)
+        self.conv2, stream = wiring.conv(f"{name}.conv2", stream, width, 3, bias=False)
+        self.bn2 = wiring.norm(f"{name}.bn2", stream)
+        self.downsample, shortcut = _shortcut(wiring, name, source, width, stride)
+        self.channels = wiring.stream(shortcut | stream)
+        self.sum = ResidualSum(shortcut, stream, self.channels)
+        self.relu2 = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, source, H, W) to (N, channels, H / stride, W / stride)."""
+        branch = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
+        return self.relu2(self.sum(self.downsample(x), branch))
 
 
 class Bottleneck(nn.Module):
     """1x1, 3x3 (with the stride) and 1x1 convolution beside a shortcut, projected where the shape changes.
 
-    Every ReLU is a module of its own, so that each can be hooked. ``channels`` is what the block puts out.
+    As ``BasicBlock`` otherwise.
     """
 
-    def __init__(self, wiring: Wiring, name: str, source: Channels, width: int, stride: int, project: bool) -> None:
+    depth, expansion = 3, 4
+
+    def __init__(self, wiring: Wiring, name: str, source: Channels, width: int, stride: int) -> None:
         super().__init__()
-        out = _EXPANSION * width
+        out = self.expansion * width
         self.conv1, stream = wiring.conv(f"{name}.conv1", source, width, 1, bias=False)
         self.bn1 = wiring.norm(f"{name}.bn1", stream)
         self.relu1 = nn.ReLU(inplace=True)
@@ -29,11 +56,7 @@ class Bottleneck(nn.Module):
         self.relu2 = nn.ReLU(inplace=True)
         self.conv3, stream = wiring.conv(f"{name}.conv3", stream, out, 1, bias=False)
         self.bn3 = wiring.norm(f"{name}.bn3", stream)
-        self.downsample: nn.Module = nn.Identity()
-        shortcut = source
-        if project:
-            conv, shortcut = wiring.conv(f"{name}.downsample.0", source, out, 1, stride=stride, bias=False)
-            self.downsample = nn.Sequential(conv, wiring.norm(f"{name}.downsample.1", shortcut))
+        self.downsample, shortcut = _shortcut(wiring, name, source, out, stride)
         self.channels = wiring.stream(shortcut | stream)
         self.sum = ResidualSum(shortcut, stream, self.channels)
         self.relu3 = nn.ReLU(inplace=True)
@@ -45,10 +68,26 @@ class Bottleneck(nn.Module):
         return self.relu3(self.sum(self.downsample(x), self.bn3(self.conv3(branch))))
 
 
-class ResNet50(nn.Module):
-    """Equal to ``torchvision.models.resnet50`` in parameters and function, so its weights load.
+def _shortcut(wiring: Wiring, name: str, source: Channels, out: int, stride: int) -> tuple[nn.Module, Channels]:
+    if stride == 1 and source.full == out:
+        return nn.Identity(), source
+    conv, shortcut = wiring.conv(f"{name}.downsample.0", source, out, 1, stride=stride, bias=False)
+    return nn.Sequential(conv, wiring.norm(f"{name}.downsample.1", shortcut)), shortcut
+
+
+Kind = type[BasicBlock] | type[Bottleneck]
+_NETWORKS: dict[str, tuple[Kind, tuple[int, ...]]] = {  # block, and how many of them in each stage
+    "resnet18": (BasicBlock, (2, 2, 2, 2)),
+    "resnet34": (BasicBlock, (3, 4, 6, 3)),
+    "resnet50": (Bottleneck, (3, 4, 6, 3)),
+}
+
+
+class ResNet(nn.Module):
+    """Equal to torchvision's network of this name in parameters and function, so its weights load.
 
     Args:
+        arch: ``"resnet18"``, ``"resnet34"`` or ``"resnet50"``.
         num_classes: outputs.
         plan: what pruning left, ``None`` for all.
     """
@@ -58,8 +97,9 @@ class ResNet50(nn.Module):
     layer3: nn.Sequential
     layer4: nn.Sequential
 
-    def __init__(self, num_classes: int = 1000, plan: PrunePlan | None = None) -> None:
+    def __init__(self, arch: str, num_classes: int = 1000, plan: Plan | None = None) -> None:
         super().__init__()
+        kind, stages = _NETWORKS[arch]
         wiring = Wiring(plan)
         self.conv1, stem = wiring.conv("conv1", Channels(3), 64, 7, stride=2, bias=False)
         self.bn1 = wiring.norm("bn1", stem)
@@ -67,11 +107,11 @@ class ResNet50(nn.Module):
         self.spread = Spread(stem, stream)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        for stage, blocks in enumerate(_BLOCKS, start=1):
+        for stage, blocks in enumerate(stages, start=1):
             layer = nn.Sequential()
             for i in range(blocks):
                 stride = 2 if stage > 1 and i == 0 else 1
-                block = Bottleneck(wiring, f"layer{stage}.{i}", stream, _width(stage), stride, project=i == 0)
+                block = kind(wiring, f"layer{stage}.{i}", stream, _width(stage), stride)
                 layer.append(block)
                 stream = block.channels
             self.add_module(f"layer{stage}", layer)
@@ -88,31 +128,80 @@ class ResNet50(nn.Module):
         return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
-def resnet50(num_classes: int = 10, plan: PrunePlan | None = None) -> ResNet50:
-    """ResNet-50 for ImageNet (HRank, table 5)."""
-    return ResNet50(num_classes, plan)
+def resnet18(num_classes: int = 10, plan: Plan | None = None, mid_channels: list[int] | None = None) -> ResNet:
+    """ResNet-18 for ImageNet; ``mid_channels``: width inside each of its 8 blocks."""
+    return _resnet("resnet18", num_classes, plan, mid_channels)
 
 
-def prune_points() -> list[PrunePoint]:
-    """Stem behind its max-pool; per block the three convolutions and, in a stage's first block, the projection.
+def resnet34(num_classes: int = 10, plan: Plan | None = None, mid_channels: list[int] | None = None) -> ResNet:
+    """ResNet-34 for ImageNet; ``mid_channels``: width inside each of its 16 blocks."""
+    return _resnet("resnet34", num_classes, plan, mid_channels)
+
+
+def resnet50(num_classes: int = 10, plan: Plan | None = None, mid_channels: list[int] | None = None) -> ResNet:
+    """ResNet-50 for ImageNet (HRank, table 5); ``mid_channels``: width inside each of its 16 blocks."""
+    return _resnet("resnet50", num_classes, plan, mid_channels)
+
+
+def _resnet(arch: str, num_classes: int, plan: Plan | None, mid_channels: list[int] | None) -> ResNet:
+    if mid_channels is not None:
+        plan = WidthPlan.of_blocks(arch, inner_blocks(arch), mid_channels)
+    return ResNet(arch, num_classes, plan)
+
+
+def prune_points(arch: str) -> list[PrunePoint]:
+    """Stem behind its max-pool; per block its convolutions and, where there is one, the projection.
 
     The last convolution and the projection share the map behind the addition.
     """
     return [
         PrunePoint(conv, str(number), module, (0, width))
-        for number, (conv, module, width) in enumerate(_rows(), start=1)
+        for number, (conv, module, width) in enumerate(_rows(arch), start=1)
     ]
 
 
-def _rows() -> Iterator[tuple[str, str, int]]:
+def _rows(arch: str) -> Iterator[tuple[str, str, int]]:
+    kind, _ = _NETWORKS[arch]
     yield "conv1", "maxpool", 64
-    for stage, blocks in enumerate(_BLOCKS, start=1):
-        for name in (f"layer{stage}.{i}" for i in range(blocks)):
-            yield f"{name}.conv1", f"{name}.relu1", _width(stage)
-            yield f"{name}.conv2", f"{name}.relu2", _width(stage)
-            yield f"{name}.conv3", f"{name}.relu3", _EXPANSION * _width(stage)
-            if name.endswith(".0"):
-                yield f"{name}.downsample.0", f"{name}.relu3", _EXPANSION * _width(stage)
+    stream = 64
+    for name, width in _blocks(arch):
+        out = kind.expansion * width
+        for i in range(1, kind.depth):
+            yield f"{name}.conv{i}", f"{name}.relu{i}", width
+        yield f"{name}.conv{kind.depth}", f"{name}.relu{kind.depth}", out
+        if stream != out:
+            yield f"{name}.downsample.0", f"{name}.relu{kind.depth}", out
+        stream = out
+
+
+def inner_blocks(arch: str) -> list[Block]:
+    """One chain per block, of all its convolutions beside the shortcut."""
+    places = range(1, _NETWORKS[arch][0].depth + 1)
+    return [
+        (
+            Chain(
+                tuple(f"{name}.conv{i}" for i in places),
+                tuple(f"{name}.bn{i}" for i in places[:-1]),
+                (width,) * (len(places) - 1),
+            ),
+        )
+        for name, width in _blocks(arch)
+    ]
+
+
+def entry(build: Callable[..., ResNet]) -> Backbone:
+    """The entry of ``BACKBONES`` for one of the builders above."""
+    arch = build.__name__
+    return Backbone(
+        build, partial(prune_points, arch), input_size=(3, 224, 224), inner_blocks=partial(inner_blocks, arch)
+    )
+
+
+def _blocks(arch: str) -> Iterator[tuple[str, int]]:
+    """Name and width of every block, in forward order."""
+    for stage, blocks in enumerate(_NETWORKS[arch][1], start=1):
+        for i in range(blocks):
+            yield f"layer{stage}.{i}", _width(stage)
 
 
 def _width(stage: int) -> int:

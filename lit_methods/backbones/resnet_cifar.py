@@ -1,11 +1,13 @@
 """ResNet-20, -56 and -110 for 32x32 images, with parameter-free shortcuts (He et al., section 4.2, option A)."""
 
+from collections.abc import Callable
 from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_methods.backbones.plan import PrunePlan, PrunePoint
+from lit_methods.backbones.plan import Backbone, Plan, PrunePoint
+from lit_methods.backbones.widths import Block, Chain, WidthPlan
 from lit_methods.backbones.wiring import Channels, ResidualSum, Spread, Wiring
 
 _WIDTHS = (16, 32, 64)
@@ -51,7 +53,7 @@ class CifarResNet(nn.Module):
     layer2: nn.Sequential
     layer3: nn.Sequential
 
-    def __init__(self, blocks: int, num_classes: int = 10, plan: PrunePlan | None = None) -> None:
+    def __init__(self, blocks: int, num_classes: int = 10, plan: Plan | None = None) -> None:
         super().__init__()
         wiring = Wiring(plan)
         self.conv1, stem = wiring.conv("conv1", Channels(3), 16, 3, bias=False)
@@ -79,19 +81,25 @@ class CifarResNet(nn.Module):
         return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
-def resnet20(num_classes: int = 10, plan: PrunePlan | None = None) -> CifarResNet:
-    """ResNet-20 for CIFAR."""
-    return CifarResNet(3, num_classes, plan)
+def resnet20(num_classes: int = 10, plan: Plan | None = None, mid_channels: list[int] | None = None) -> CifarResNet:
+    """ResNet-20 for CIFAR; ``mid_channels``: width inside each of its 9 blocks."""
+    return _resnet("resnet20", 3, num_classes, plan, mid_channels)
 
 
-def resnet56(num_classes: int = 10, plan: PrunePlan | None = None) -> CifarResNet:
-    """ResNet-56 for CIFAR (HRank, table 3)."""
-    return CifarResNet(9, num_classes, plan)
+def resnet56(num_classes: int = 10, plan: Plan | None = None, mid_channels: list[int] | None = None) -> CifarResNet:
+    """ResNet-56 for CIFAR (HRank, table 3); ``mid_channels``: width inside each of its 27 blocks."""
+    return _resnet("resnet56", 9, num_classes, plan, mid_channels)
 
 
-def resnet110(num_classes: int = 10, plan: PrunePlan | None = None) -> CifarResNet:
-    """ResNet-110 for CIFAR (HRank, table 3)."""
-    return CifarResNet(18, num_classes, plan)
+def resnet110(num_classes: int = 10, plan: Plan | None = None, mid_channels: list[int] | None = None) -> CifarResNet:
+    """ResNet-110 for CIFAR (HRank, table 3); ``mid_channels``: width inside each of its 54 blocks."""
+    return _resnet("resnet110", 18, num_classes, plan, mid_channels)
+
+
+def _resnet(arch: str, blocks: int, num_classes: int, plan: Plan | None, mid_channels: list[int] | None) -> CifarResNet:
+    if mid_channels is not None:
+        plan = WidthPlan.of_blocks(arch, inner_blocks(blocks), mid_channels)
+    return CifarResNet(blocks, num_classes, plan)
 
 
 def prune_points(blocks: int) -> list[PrunePoint]:
@@ -104,4 +112,15 @@ def prune_points(blocks: int) -> list[PrunePoint]:
     return points
 
 
-prune_points_20, prune_points_56, prune_points_110 = (partial(prune_points, blocks) for blocks in (3, 9, 18))
+def inner_blocks(blocks: int) -> list[Block]:
+    """One chain of two convolutions per block."""
+    return [
+        (Chain((f"{name}.conv1", f"{name}.conv2"), (f"{name}.bn1",), (width,)),)
+        for stage, width in enumerate(_WIDTHS, start=1)
+        for name in (f"layer{stage}.{i}" for i in range(blocks))
+    ]
+
+
+def entry(build: Callable[..., CifarResNet], blocks: int) -> Backbone:
+    """The entry of ``BACKBONES`` for ``blocks`` blocks per stage."""
+    return Backbone(build, partial(prune_points, blocks), inner_blocks=partial(inner_blocks, blocks))

@@ -5,7 +5,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from lit_methods.backbones.plan import PrunePlan, PrunePoint
+from lit_methods.backbones.plan import Plan, PrunePoint
 from lit_methods.backbones.wiring import Channels, Wiring
 
 _WIDTHS = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
@@ -20,7 +20,7 @@ class VGG16(nn.Module):
         plan: what pruning left, ``None`` for all.
     """
 
-    def __init__(self, num_classes: int = 10, plan: PrunePlan | None = None) -> None:
+    def __init__(self, num_classes: int = 10, plan: Plan | None = None) -> None:
         super().__init__()
         wiring = Wiring(plan)
         layers: OrderedDict[str, nn.Module] = OrderedDict()
@@ -58,7 +58,7 @@ class VGG16(nn.Module):
         return self.classifier(self.avgpool(self.features(x)).flatten(1))
 
 
-def vgg16_bn_cifar(num_classes: int = 10, plan: PrunePlan | None = None) -> VGG16:
+def vgg16_bn_cifar(num_classes: int = 10, plan: Plan | None = None) -> VGG16:
     """VGG-16-BN for CIFAR (HRank, table 1)."""
     return VGG16(num_classes, plan)
 

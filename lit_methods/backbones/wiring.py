@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lit_methods.functional.suggestions import nearest
 
 if TYPE_CHECKING:
-    from lit_methods.backbones.plan import PrunePlan
+    from lit_methods.backbones.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -62,20 +62,28 @@ class Wiring:
     A layer's constructor gets the name it will have inside the network; ``kept_channels`` then holds, per layer with
     parameters, the surviving (output ids, input ids) in the numbering of the full network, ``None`` for all.
 
+    Under a ``WidthPlan`` the channels inside a block are new ones, without a number in the full network; they count as
+    all there.
+
     Raises:
-        ValueError: the plan's ids do not exist; from ``finish``: it names convolutions that do not exist.
+        ValueError: the plan's ids or widths do not exist; from ``finish``: it names convolutions that do not exist.
     """
 
-    def __init__(self, plan: PrunePlan | None) -> None:
-        self.keep = {} if plan is None else plan.keep
-        self.live = plan is None or plan.residual == "live"
+    def __init__(self, plan: Plan | None) -> None:
+        self.keep: dict[str, list[int]] = getattr(plan, "keep", {})
+        self.mid: dict[str, int] = getattr(plan, "mid", {})
+        self.live = getattr(plan, "residual", "live") == "live"
         self.kept_channels: dict[str, tuple[list[int] | None, list[int] | None]] = {}
         self._convolutions: list[str] = []
 
     def conv(self, name: str, source: Channels, out: int, kernel: int, **options: Any) -> tuple[nn.Conv2d, Channels]:
         """The convolution ``name`` and the channels it puts out; padded to keep the size at stride 1."""
         kept = Channels(out)
-        if name in self.keep:
+        if name in self.mid:
+            kept = Channels(self.mid[name])
+            if len(kept) > out:
+                raise ValueError(f"plan gives {name!r} {len(kept)} filters, the full network has {out}")
+        elif name in self.keep:
             ids = self.keep[name]
             if ids[-1] >= out:
                 raise ValueError(
@@ -102,7 +110,7 @@ class Wiring:
 
     def finish(self) -> dict[str, tuple[list[int] | None, list[int] | None]]:
         """``kept_channels``, after checking that the plan named nothing else."""
-        for name in self.keep:
+        for name in {**self.keep, **self.mid}:
             if name not in self._convolutions:
                 raise ValueError(
                     f"plan keeps channels of {name!r}, but the network has no such convolution"

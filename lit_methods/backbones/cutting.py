@@ -1,0 +1,185 @@
+"""The cut itself: masks, and the small network made of the full one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lit_methods.backbones.plan import (
+    Ids,
+    Plan,
+    PrunePlan,
+    TracedPlan,
+    WidthPlan,
+    build_backbone,
+    kept_channels,
+    layers_with_parameters,
+    planned_channels,
+)
+from lit_methods.backbones.slicing import slice_network
+
+
+def apply_masks(model: nn.Module, plan: PrunePlan) -> None:
+    """Zero, in place, the filters that the plan does not keep; shapes stay and kept weights stay bit-equal.
+
+    Zeroed are rows of convolution weights and biases, and weight and bias of the batch norms that see those channels
+    (in DenseNet the norm of the concatenation). Running statistics are untouched, as in the official code. A pruned
+    channel is then exactly 0 wherever it is used.
+
+    Args:
+        model: the network of ``plan.arch``; pruned already or not.
+        plan: ids in the numbering of the full network.
+
+    Raises:
+        ValueError: ``model`` is another network, or lacks channels that the plan keeps.
+
+    Source:
+        HRank, official code: masks on convolution and following batch norm.
+    """
+    before = getattr(model, "kept_channels", {})
+    after = planned_channels(plan)
+    _check_layers(model, after, plan.arch)
+    with torch.no_grad():
+        for name, (outputs, _) in after.items():
+            present = before.get(name, (None, None))[0]
+            rows = None if outputs is None else _places(outputs, present, name)
+            if rows is None:  # all that is there stays
+                continue
+            for tensor in model.get_submodule(name).parameters(recurse=False):
+                gone = torch.ones(len(tensor), dtype=torch.bool, device=tensor.device)
+                gone[torch.as_tensor(rows, device=tensor.device)] = False
+                tensor[gone] = 0
+
+
+def prune_model(model: nn.Module, plan: PrunePlan, residual: Literal["live", "scatter"] | None = None) -> nn.Module:
+    """The small network with the kept filters of ``model``: equal to the masked one, in training mode too.
+
+    Args:
+        model: the network of ``plan.arch``, pruned already or not; not changed.
+        plan: what stays, in the numbering of the full network. For a pruned model that is the whole plan, old and
+            new, not an addition.
+        residual: ``"live"`` or ``"scatter"``, see ``PrunePlan``; ``None`` takes the plan's.
+
+    Returns:
+        A new module of the same dtype, device, modes and ``requires_grad`` flags.
+
+    Raises:
+        ValueError: ``model`` is another network, or no longer has channels that the plan keeps.
+
+    Source:
+        HRank, arXiv 2002.10179; the official code only masks. HRankPlus removes, but prunes stage widths, which mixes
+        the channels of a residual stream; here ids stay with their channels.
+
+    Example:
+        >>> thin = prune_model(build_backbone("resnet20"), PrunePlan("resnet20", {"layer1.0.conv1": [0, 5]}))
+        >>> thin.layer1[0].conv2.weight.shape
+        torch.Size([16, 2, 3, 3])
+    """
+    plan = replace(plan, residual=residual or plan.residual)
+    small = build_like(model, plan)
+    before, after = getattr(model, "kept_channels", {}), kept_channels(small)
+    _check_layers(model, after, plan.arch)
+    for name, (outputs, inputs) in after.items():
+        had_outputs, had_inputs = before.get(name, (None, None))
+        copy_layer(
+            model.get_submodule(name),
+            small.get_submodule(name),
+            _places(outputs, had_outputs, name),
+            _places(inputs, had_inputs, name),
+            name,
+        )
+    return small
+
+
+def cut_network(model: nn.Module, plan: Plan) -> nn.Module:
+    """The small network with those channels of a full one that a plan keeps.
+
+    Raises:
+        ValueError: a ``WidthPlan``, whose channels are none of the full network's; or the model does not fit the plan.
+    """
+    if isinstance(plan, WidthPlan):
+        raise ValueError(
+            f"plan gives widths of {plan.arch}, not the filters that stay, so the full network's weights cannot be cut "
+            "to it; sketch them with FilterSketchPruning, or give the checkpoint of the narrow network"
+        )
+    return slice_network(model, plan) if isinstance(plan, TracedPlan) else prune_model(model, plan)
+
+
+def build_like(model: nn.Module, plan: Plan) -> nn.Module:
+    """A network under a plan, with fresh weights and as many classes, on the device and in the modes of ``model``.
+
+    Raises:
+        ValueError: ``model`` has no linear layer.
+    """
+    linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    if not linear:
+        raise ValueError(f"{type(model).__name__} has no linear layer, whose outputs would tell the number of classes")
+    with torch.random.fork_rng(devices=[]):  # initial weights are drawn and thrown away: leave the user's stream alone
+        small = build_backbone(plan.arch, linear[-1].out_features, plan)
+    modes = {name: part.training for name, part in model.named_modules()}
+    for name, part in small.named_modules():
+        part.training = modes.get(name, model.training)
+    weight = next(model.parameters())
+    return small.to(weight.device, weight.dtype)
+
+
+def _check_layers(model: nn.Module, kept: dict[str, tuple[Ids, Ids]], arch: str) -> None:
+    have = layers_with_parameters(model)
+    if odd := [name for name in kept if name not in have] or [name for name in have if name not in kept]:
+        raise ValueError(
+            f"the plan is for arch {arch!r}, and the model, a {type(model).__name__}, is another network: "
+            f"only one of the two has a layer {odd[0]!r}"
+        )
+
+
+def _places(wanted: Ids, present: Ids, name: str) -> Sequence[int] | None:
+    """Where the wanted channels lie among those that are present; ``None`` for all, in order."""
+    if wanted == present:
+        return None
+    if present is None:
+        return wanted
+    if wanted is None:
+        raise ValueError(
+            f"the plan keeps all channels at {name!r}, but the model has only {len(present)} of them left; plans are "
+            "cumulative: list what earlier pruning left, with the same residual mode"
+        )
+    place = {channel: i for i, channel in enumerate(present)}
+    if missing := [channel for channel in wanted if channel not in place]:
+        raise ValueError(f"the plan keeps channels {missing} at {name!r}, which an earlier pruning already removed")
+    return [place[channel] for channel in wanted]
+
+
+def copy_layer(
+    source: nn.Module,
+    target: nn.Module,
+    rows: Sequence[int] | None = None,
+    columns: Sequence[int] | None = None,
+    name: str = "",
+) -> None:
+    """Give ``target`` the tensors of ``source``, cut to these output (rows) and input (columns) places."""
+
+    def cut(tensor: Tensor, expected: Tensor) -> Tensor:
+        wide = tensor.detach()
+        for dim, places in enumerate((rows, columns)[: tensor.ndim]):
+            if places is not None and max(places) < wide.shape[dim]:
+                wide = wide.index_select(dim, torch.as_tensor(places, device=wide.device))
+        if wide.shape != expected.shape:
+            raise ValueError(
+                f"layer {name!r} has {tuple(tensor.shape)}, from which the plan would make {tuple(wide.shape)} "
+                f"instead of {tuple(expected.shape)}; the model is not the network the plan is for"
+            )
+        last = not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)  # 1x1 is both
+        return wide.clone(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+    for key, old in source.named_parameters(recurse=False):
+        new = nn.Parameter(cut(old, target.get_parameter(key)), requires_grad=old.requires_grad)
+        setattr(target, key, new)
+    for key, buffer in source.named_buffers(recurse=False):
+        setattr(target, key, cut(buffer, target.get_buffer(key)))
+    if isinstance(source, _BatchNorm) and isinstance(target, _BatchNorm):
+        target.eps, target.momentum = source.eps, source.momentum
