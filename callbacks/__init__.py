@@ -8,16 +8,26 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from callbacks.complexity_logger import ComplexityLogger
+    from callbacks.filter_sketch_pruning import FilterSketchPruning
     from callbacks.hrank_pruning import HRankPruning
     from callbacks.interruption import Interruption
     from callbacks.nan_guard import NaNGuard
     from callbacks.prediction_logger import PredictionLogger
     from callbacks.report import RunReport
 
-__all__ = ["ComplexityLogger", "HRankPruning", "Interruption", "NaNGuard", "PredictionLogger", "RunReport"]
+__all__ = [
+    "ComplexityLogger",
+    "FilterSketchPruning",
+    "HRankPruning",
+    "Interruption",
+    "NaNGuard",
+    "PredictionLogger",
+    "RunReport",
+]
 
 _HOME = {
     "ComplexityLogger": "callbacks.complexity_logger",
+    "FilterSketchPruning": "callbacks.filter_sketch_pruning",
     "HRankPruning": "callbacks.hrank_pruning",
     "Interruption": "callbacks.interruption",
     "NaNGuard": "callbacks.nan_guard",

@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
-from callbacks.evaluation import dense_network, input_size
+from callbacks.evaluation import input_size
 from callbacks.report import RunReport
 from lit_methods.functional.complexity import measure_complexity, measure_latency
 
@@ -41,7 +41,7 @@ class ComplexityLogger(Callback):
             return
         networks: dict[str, nn.Module] = {"": pl_module.model}  # type: ignore[dict-item]
         if pl_module.hparams.get("plan") is not None:
-            networks["dense_"] = dense_network(pl_module).to(pl_module.device)
+            networks["dense_"] = pl_module.full_network().to(pl_module.device)  # type: ignore[operator]
         size = input_size(trainer, pl_module)
         latency = measure_latency(networks, size, repeats=self.repeats)  # in turns: a busy machine is fair to both
         for prefix, network in networks.items():

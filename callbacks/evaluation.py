@@ -12,7 +12,6 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from callbacks.interruption import interruptible
 from callbacks.progress import progress
-from lit_methods.backbones import build_backbone
 from lit_methods.classification import ImageClassifier
 from lit_methods.functional.modes import evaluating
 
@@ -31,9 +30,10 @@ def validation_top1(trainer: Trainer, module: ImageClassifier) -> float | None:
         module: its module.
 
     Returns:
-        A fraction of 1, equal on every process; ``None`` where there is nothing to validate on.
+        A fraction of 1, equal on every process; ``None`` where there is nothing to validate on, or no datamodule.
     """
-    loader = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
+    data: Any = getattr(trainer, "datamodule", None)
+    loader = data.val_dataloader() if hasattr(data, "val_dataloader") else None
     limit = trainer.limit_val_batches
     if not loader or limit == 0:
         return None
@@ -59,12 +59,6 @@ def in_float32(network: nn.Module) -> nn.Module:
     """
     halves = any(t.dtype in (torch.float16, torch.bfloat16) for t in [*network.parameters(), *network.buffers()])
     return copy.deepcopy(network).float() if halves else network
-
-
-def dense_network(module: LightningModule) -> nn.Module:
-    """The full network of the module's architecture, freshly initialised, on the CPU; draws no random numbers."""
-    with torch.random.fork_rng(devices=[]):
-        return build_backbone(module.hparams["backbone"], module.hparams["num_classes"])
 
 
 def input_size(trainer: Trainer, module: LightningModule) -> tuple[int, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from callbacks.evaluation import device_batches, in_float32, validation_top1
+from callbacks.evaluation import device_batches, in_float32, input_size, validation_top1
 from callbacks.interruption import interruptible
 from callbacks.nan_guard import NonFiniteError
 from callbacks.progress import progress
@@ -21,18 +20,25 @@ from callbacks.pruning import FilterPruning, prunable
 from callbacks.pruning_figures import rank_histograms_figure, rank_spread, rank_stability_figure
 from callbacks.report import RunReport
 from callbacks.surgery import evaluating
-from lit_methods.backbones import prune_points
-from lit_methods.backbones.plan import PrunePlan
+from lit_methods.backbones import (
+    Plan,
+    PrunePlan,
+    PrunePoint,
+    TracedPlan,
+    WidthPlan,
+    cut_network,
+    prune_points,
+    read_plan,
+)
 from lit_methods.classification import ImageClassifier
 from lit_methods.functional.feature_rank import NonFiniteMapsError
 from lit_methods.hrank.functional import (
     batch_ranks,
-    build_plan,
     hrank_counter,
     load_rank_scores,
-    parse_compress_rate,
     save_rank_scores,
 )
+from lit_methods.hrank.structure import Structure, TableStructure, TracedStructure
 
 BLOCK_BY_BLOCK = ("resnet50",)  # layer-wise mode takes a whole block at a time, as the official code does
 NOTHING_YET: dict[str, Any] = {"top1": -1.0, "weights": None, "seen": -1}  # the best epoch of a stage that just began
@@ -47,7 +53,7 @@ class HRankPruning(FilterPruning):
 
     Args:
         rates: removed fraction per convolution in the paper's order, as text (``"[0.1]+[0.60]*35+..."``) or numbers;
-            one number alone holds for all. GoogLeNet has one per stage.
+            one number alone holds for all. GoogLeNet has one per stage. Or give a target, see below.
         at_epoch: 0 prunes a trained network before training starts, N trains N epochs first.
         mode: ``"oneshot"`` prunes all layers at once; ``"layerwise"`` one after the other from the same ranks, each
             followed by ``epochs_per_layer`` epochs of fine-tuning, the next going on from the best of them.
@@ -58,10 +64,13 @@ class HRankPruning(FilterPruning):
         freeze_fraction: this part of the kept filters, those of highest rank, is not updated any more.
         residual: ``"live"`` removes every channel that is always zero, ``"scatter"`` keeps the residual stream whole.
         max_bytes: working memory of the rank computation, per chunk of feature maps; ``None`` chooses by device.
+        target: ``target_macs`` or ``target_params`` in the place of ``rates``, with ``allocation`` and ``keep_ends``;
+            and ``round_to``: see ``FilterPruning``. ``allocation="global"`` compares ranks as fractions of the highest
+            mean rank in their layer.
 
     Raises:
-        ValueError: a rate outside [0, 1), the wrong number of rates, an untrained network with ``at_epoch=0``, a
-            network without a table of prunable convolutions.
+        ValueError: a rate outside [0, 1), the wrong number of rates, a target that cannot be met, an untrained network
+            with ``at_epoch=0``, a network without a table of prunable convolutions.
 
     Source:
         HRank, arXiv 2002.10179, section 3. Differences from the official code: filters are really removed (it sets
@@ -70,9 +79,16 @@ class HRankPruning(FilterPruning):
         Layers with rate 0 get no stage of their own in ``"layerwise"``; ResNet-50 goes block by block, as theirs does.
     """
 
+    meaning = "is outside [0, 1); a rate is the fraction that is removed"
+
+    @staticmethod
+    def usable(rate: float) -> bool:
+        """Whether a number is a rate."""
+        return 0 <= rate < 1
+
     def __init__(
         self,
-        rates: float | list[float] | str,
+        rates: float | list[float] | str | None = None,
         at_epoch: int = 0,
         mode: Literal["oneshot", "layerwise"] = "oneshot",
         epochs_per_layer: int = 30,
@@ -82,18 +98,23 @@ class HRankPruning(FilterPruning):
         freeze_fraction: float = 0.0,
         residual: Literal["live", "scatter"] = "live",
         max_bytes: int | None = None,
+        **target: Any,
     ) -> None:
-        super().__init__(at_epoch, residual)
-        self.given_rates = rates  # as the user wrote them, for messages
-        self.rates: list[float] | float = parse_compress_rate(rates) if isinstance(rates, str) else rates
-        if bad := [rate for rate in np.ravel(self.rates) if not 0 <= rate < 1]:
-            raise ValueError(f"rates={rates!r}: {bad[0]} is outside [0, 1); a rate is the fraction that is removed")
+        super().__init__(rates, at_epoch, **target)
+        if residual not in ("live", "scatter"):
+            raise ValueError(f"residual={residual!r} must be 'live' or 'scatter'")
         if mode not in ("oneshot", "layerwise"):
             raise ValueError(f"mode={mode!r} must be 'oneshot' or 'layerwise'")
+        if mode == "layerwise" and self.budget is not None:
+            raise ValueError(
+                f"{self.budget.name}={self.budget.target:g} with mode='layerwise': its stages follow from rates; "
+                "give those that a one-shot run finds and prints"
+            )
         if epochs_per_layer < 1 or num_images < 1:
             raise ValueError(f"epochs_per_layer={epochs_per_layer} and num_images={num_images} must be at least 1")
         if not 0 <= freeze_fraction <= 1:
             raise ValueError(f"freeze_fraction={freeze_fraction} is outside [0, 1]")
+        self.residual: Literal["live", "scatter"] = residual
         self.mode, self.epochs_per_layer = mode, epochs_per_layer
         self.num_images, self.augmented, self.max_bytes = num_images, augmented, max_bytes
         self.score_file, self.freeze_fraction = scores, freeze_fraction
@@ -102,70 +123,93 @@ class HRankPruning(FilterPruning):
         self.batch_means: dict[str, np.ndarray] = {}  # of the rank pass: (batches, C) per convolution
         self._frozen: list[tuple[Tensor, Tensor, Tensor]] | None = None
 
-    def stage_epochs(self, arch: str) -> list[int]:
+    def find_structure(self, trainer: Trainer, module: ImageClassifier) -> Structure:
+        """What can be removed of this network: by its table, else by tracing it."""
+        if module.arch is not None:
+            return TableStructure(module.arch, module.hparams["num_classes"], self.residual)
+        return TracedStructure(module.full_network(), input_size(trainer, module))
+
+    def stage_epochs(self, arch: Any) -> list[int]:
         """One epoch for ``"oneshot"``; for ``"layerwise"`` one per group of convolutions with a rate above zero."""
         if self.mode == "oneshot":
             return [self.at_epoch]
         return [self.at_epoch + i * self.epochs_per_layer for i in range(len(self._stages(arch)))]
 
-    def _rates_of(self, arch: str) -> dict[str, float]:
-        """Rate of every group of points that share one, in official order."""
-        groups = list(dict.fromkeys(point.group for point in prune_points(arch)))
-        rates = self.rates if isinstance(self.rates, list) else [self.rates] * len(groups)
-        return dict(zip(groups, rates, strict=False))
-
     def _stages(self, arch: str) -> list[set[str]]:
         """The groups that layer-wise mode prunes together, in order; rate 0 needs no stage."""
-        rates, stages = self._rates_of(arch), dict[str, set[str]]()
-        for point in prune_points(arch):
+        points, stages = prune_points(arch), dict[str, set[str]]()
+        groups = list(dict.fromkeys(point.group for point in points))
+        rates = dict(zip(groups, self.listed_rates(len(groups)), strict=False))
+        for point in points:
             if rates[point.group] > 0:
                 block = ".".join(point.conv.split(".")[:2])  # layer1.0 of layer1.0.conv2
                 stages.setdefault(block if arch in BLOCK_BY_BLOCK else point.group, set()).add(point.group)
         return list(stages.values())
 
     def check(self, trainer: Trainer, module: ImageClassifier) -> None:
-        """The number of rates, and where the images for the ranks come from."""
+        """The number of rates or the target, and where the images for the ranks come from."""
         super().check(trainer, module)
-        arch = module.hparams["backbone"]
-        if isinstance(self.rates, list):  # build_plan says how many the network has
-            try:
-                build_plan(arch, {p.conv: torch.zeros(p.num_filters) for p in prune_points(arch)}, self.rates)
-            except ValueError as ex:
-                raise ValueError(f"rates={self.given_rates!r}: {ex}") from None
+        if self.score_file is None and not hasattr(getattr(trainer, "datamodule", None), "calibration_dataloader"):
+            raise ValueError(
+                "HRankPruning needs images for the ranks: a datamodule with calibration_dataloader(num_images, "
+                "augmented), or scores=FILE with ranks taken before"
+            )
+        if self.mode == "layerwise" and module.arch is None:
+            raise ValueError("mode='layerwise' needs a network with a table, a key of BACKBONES; leave mode out")
+        structure = self.structure(trainer, module)
         if self.score_file is None:
-            if not hasattr(trainer.datamodule, "calibration_dataloader"):  # type: ignore[attr-defined]
-                raise ValueError(
-                    "HRankPruning needs images for the ranks: a datamodule with calibration_dataloader(num_images, "
-                    "augmented), or scores=FILE with ranks taken before"
-                )
             self._images(trainer)  # refuses a number that the data does not have, before hours of training
+            scores = {point.conv: torch.zeros(point.num_filters) for point in structure.points}  # only sizes matter yet
         else:
-            build_plan(arch, load_rank_scores(self.score_file, arch), list(self._rates_of(arch).values()))
+            scores = load_rank_scores(self.score_file, structure.points)
+        try:
+            structure.plan(scores, self._rates(trainer, module, structure, scores), self.round_to)
+        except ValueError as ex:
+            raise ValueError(f"rates={self.given_rates!r}: {ex}" if self.budget is None else str(ex)) from None
+
+    def _rates(
+        self, trainer: Trainer, module: ImageClassifier, structure: Structure, scores: dict[str, Tensor]
+    ) -> list[float]:
+        def network_at(rates: list[float]) -> nn.Module:
+            return structure.shape(structure.plan(scores, rates, self.round_to))
+
+        return self.settle_rates(
+            trainer, module, len(structure.groups), network_at, partial(structure.group_scores, scores)
+        )
 
     def _images(self, trainer: Trainer) -> DataLoader:
         return trainer.datamodule.calibration_dataloader(self.num_images, augmented=self.augmented)  # type: ignore[attr-defined]
 
     # -- which ------------------------------------------------------------------------------------------------------
 
-    def decide(self, trainer: Trainer, module: ImageClassifier) -> PrunePlan:
+    def decide(self, trainer: Trainer, module: ImageClassifier) -> Plan:
         """Select by rank: all convolutions at once, or those of the stages so far."""
-        arch = module.hparams["backbone"]
-        rates = self._rates_of(arch)
+        structure = self.structure(trainer, module)
         if self.scores is None:
             if self.score_file is not None:
-                self.scores = load_rank_scores(self.score_file, arch)
+                self.scores = load_rank_scores(self.score_file, structure.points)
             else:
-                self.scores = self._rank_pass(trainer, module)
-            self._show_ranks(trainer, build_plan(arch, self.scores, list(rates.values())))
-        if self.mode == "layerwise":
+                self.scores = self._rank_pass(trainer, module, structure.points)
+            self.settled = self._rates(trainer, module, structure, self.scores)
+            self._show_ranks(trainer, structure.plan(self.scores, self.settled, self.round_to))
+        assert self.settled is not None
+        rates = self.settled
+        if self.mode == "layerwise" and module.arch is not None:
             self._go_on_from_best(trainer, module)
-            due = set().union(*self._stages(arch)[: self.stages_done + 1])
-            rates = {group: rate if group in due else 0.0 for group, rate in rates.items()}
-        return replace(build_plan(arch, self.scores, list(rates.values())), residual=self.residual)
+            due = set().union(*self._stages(module.arch)[: self.stages_done + 1])
+            rates = [rate if group in due else 0.0 for group, rate in zip(structure.groups, rates, strict=False)]
+        return structure.plan(self.scores, rates, self.round_to)
 
-    def _rank_pass(self, trainer: Trainer, module: ImageClassifier) -> dict[str, Tensor]:
+    def shrink(self, trainer: Trainer, module: ImageClassifier, plan: Plan) -> nn.Module:
+        """The kept filters, cut out."""
+        return cut_network(module.model, plan)
+
+    def convolutions(self, trainer: Trainer, module: ImageClassifier) -> list[str]:
+        """Those that were ranked."""
+        return [point.conv for point in self.structure(trainer, module).points]
+
+    def _rank_pass(self, trainer: Trainer, module: ImageClassifier, points: list[PrunePoint]) -> dict[str, Tensor]:
         """Mean rank of every filter over the calibration images of all processes."""
-        points = prune_points(module.hparams["backbone"])
         loader = self._images(trainer)
         zeros = partial(torch.zeros, dtype=torch.float64, device=module.device)
         sums, seen = {point.conv: zeros(point.num_filters) for point in points}, zeros(())
@@ -187,10 +231,11 @@ class HRankPruning(FilterPruning):
         total = trainer.strategy.reduce(seen, reduce_op="sum")  # sums and counts, never means of means
         return {conv: (trainer.strategy.reduce(part, reduce_op="sum") / total).cpu() for conv, part in sums.items()}
 
-    def _show_ranks(self, trainer: Trainer, plan: PrunePlan) -> None:
+    def _show_ranks(self, trainer: Trainer, plan: PrunePlan | TracedPlan) -> None:
         assert self.scores is not None
+        kept = {conv: ids for conv in self.scores if (ids := plan.kept(conv)) is not None}
         report, scores = RunReport.of(trainer), {conv: score.numpy() for conv, score in self.scores.items()}
-        report.figure(trainer, "prune/rank_histograms", rank_histograms_figure(scores, plan.keep))
+        report.figure(trainer, "prune/rank_histograms", rank_histograms_figure(scores, kept))
         spread = {conv: rank_spread(means) for conv, means in self.batch_means.items() if len(means) > 1}
         columns = ["conv", "mean_rank", "lowest", "highest", "std_between_batches", "std_between_filters"]
         rows = [[c, s.mean(), s.min(), s.max(), *spread.get(c, ("", ""))] for c, s in scores.items()]
@@ -204,8 +249,18 @@ class HRankPruning(FilterPruning):
             self.results["prune/rank_std_between_batches"] = float(between[0])
             self.results["prune/rank_std_between_filters"] = float(between[1])
 
-    def measure(self, dense: nn.Module, plan: PrunePlan, size: tuple[int, ...]) -> dict[str, float]:
-        """The paper's own count: input channels stay whole."""
+    def show(self, trainer: Trainer, plan: Plan, filters: dict[str, int]) -> None:
+        """Which filters stay."""
+        assert not isinstance(plan, WidthPlan)
+        ids = {conv: plan.kept(conv) or list(range(n)) for conv, n in filters.items()}
+        rows = [[conv, n, len(ids[conv]), " ".join(map(str, ids[conv]))] for conv, n in filters.items()]
+        columns = ["conv", "filters", "kept", "kept_ids"]
+        RunReport.of(trainer).table(trainer, "prune/kept_filter_ids", columns, rows)  # not the figure's key at W&B
+
+    def measure(self, dense: nn.Module, plan: Plan, size: tuple[int, ...]) -> dict[str, float]:
+        """The paper's own count: input channels stay whole; for networks with a table."""
+        if not isinstance(plan, PrunePlan):
+            return {}
         macs, params = hrank_counter(dense, plan, size)
         return {"prune/macs_counter": macs, "prune/params_counter": params}
 
@@ -257,9 +312,12 @@ class HRankPruning(FilterPruning):
         """Weight, positions and values of the kept filters of highest rank in each pruned convolution."""
         assert self.scores is not None
         frozen: list[tuple[Tensor, Tensor, Tensor]] = []
-        for conv, keep in PrunePlan.from_dict(module.hparams["plan"]).keep.items():
+        plan = read_plan(module.hparams["plan"])
+        for conv, score in self.scores.items():
+            if isinstance(plan, WidthPlan) or (keep := plan.kept(conv)) is None:
+                continue
             weight = module.model.get_parameter(f"{conv}.weight")
-            highest = self.scores[conv][keep].argsort(descending=True, stable=True)
+            highest = score[keep].argsort(descending=True, stable=True)
             positions = highest[: int(self.freeze_fraction * len(keep))].to(weight.device)
             frozen.append((weight, positions, weight.detach()[positions].clone()))
         return frozen

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import shutil
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch import nn
+from torch import Tensor, nn
 
 from callbacks.complexity_logger import ComplexityLogger
-from callbacks.evaluation import DenseReference, dense_network, input_size, validation_top1
+from callbacks.evaluation import DenseReference, input_size, validation_top1
 from callbacks.pruning_figures import kept_filters_figure
 from callbacks.report import RunReport
 from callbacks.surgery import (
@@ -23,11 +25,12 @@ from callbacks.surgery import (
     replace_network,
     share_buffers,
 )
-from lit_methods.backbones import find_backbone, planned_channels, prune_model, prune_points
-from lit_methods.backbones.plan import PrunePlan
+from lit_methods.backbones import Plan, PrunePlan, find_backbone, planned_channels, read_plan
 from lit_methods.backbones.weights import load_weights, read_weights, untrained
 from lit_methods.classification import ImageClassifier
-from lit_methods.functional import count_macs
+from lit_methods.functional import count_macs, parse_rates
+from lit_methods.functional.budget import Allocation, Budget
+from lit_methods.functional.rates import format_rates
 
 
 class FilterPruning(Callback, ABC):
@@ -38,28 +41,88 @@ class FilterPruning(Callback, ABC):
     ``dense.ckpt`` in the run's directory, and the test that follows the fit evaluates it beside the pruned one.
 
     Args:
+        rates: one rate per group of filters in the paper's order, as text (``"[0.1]+[0.60]*35+..."``) or numbers; one
+            number alone holds for all. What a rate is, is the subclass's business.
         at_epoch: 0 prunes a trained network before training starts, N trains N epochs first.
-        residual: ``"live"`` removes every channel that is always zero, ``"scatter"`` keeps the residual stream whole.
+        target_macs: in the place of ``rates``: multiply-adds that may be left, as a fraction of the full network's (at
+            most 1) or as their number. The largest network within it is found by bisection on exact counts.
+        target_params: the same for parameters.
+        allocation: how a target is shared out: ``"uniform"`` finds one rate for all, ``"global"`` compares the scores
+            of the whole network.
+        keep_ends: a target leaves the first and the last group whole.
+        round_to: channel counts become the next multiple of this, such as 8, where the layer is as wide; ``None``
+            leaves them as they come.
     """
 
-    def __init__(self, at_epoch: int = 0, residual: Literal["live", "scatter"] = "live") -> None:
-        if residual not in ("live", "scatter"):
-            raise ValueError(f"residual={residual!r} must be 'live' or 'scatter'")
+    meaning: str  # what a number outside the range of rates is told
+
+    def __init__(
+        self,
+        rates: float | list[float] | str | None = None,
+        at_epoch: int = 0,
+        target_macs: float | None = None,
+        target_params: float | None = None,
+        allocation: Allocation = "uniform",
+        keep_ends: bool = False,
+        round_to: int | None = None,
+    ) -> None:
         if at_epoch < 0:
             raise ValueError(f"at_epoch={at_epoch} must not be negative; 0 prunes before training starts")
+        if [rates, target_macs, target_params].count(None) != 2:
+            raise ValueError(
+                f"rates={rates!r}, target_macs={target_macs}, target_params={target_params}: give exactly one of them"
+            )
+        if round_to is not None and round_to < 1:
+            raise ValueError(f"round_to={round_to} must be at least 1: channel counts become multiples of it")
+        self.given_rates = rates  # as the user wrote them, for messages
+        self.rates: list[float] | float | None = parse_rates(rates) if isinstance(rates, str) else rates
+        for rate in [] if self.rates is None else np.ravel(self.rates).tolist():
+            if not self.usable(rate):
+                raise ValueError(f"rates={rates!r}: {rate} {self.meaning}")
+        self.budget = Budget(target_macs, target_params, allocation, keep_ends) if rates is None else None
         self.at_epoch = at_epoch
-        self.residual: Literal["live", "scatter"] = residual
+        self.round_to = round_to or 1
+        self.settled: list[float] | None = None  # the rate of every group, once it is known
         self.stages_done = 0
         self.results: dict[str, float] = {}
         self.dense_checkpoint: str | None = None
         self._resumed = False
+        self._structure: Any = None
         self._dense: DenseReference | None = None
 
     @abstractmethod
-    def decide(self, trainer: Trainer, module: ImageClassifier) -> PrunePlan:
-        """What stays after stage ``stages_done``, in the numbering of the full network; asked for on every process."""
+    def find_structure(self, trainer: Trainer, module: ImageClassifier) -> Any:
+        """What the method can remove of this network."""
 
-    def stage_epochs(self, arch: str) -> list[int]:
+    def structure(self, trainer: Trainer, module: ImageClassifier) -> Any:
+        """The same, looked for once a run: tracing a network takes seconds."""
+        if self._structure is None:
+            self._structure = self.find_structure(trainer, module)
+        return self._structure
+
+    @abstractmethod
+    def decide(self, trainer: Trainer, module: ImageClassifier) -> Plan:
+        """What stays of the full network after stage ``stages_done``; asked for on every process."""
+
+    @abstractmethod
+    def shrink(self, trainer: Trainer, module: ImageClassifier, plan: Plan) -> nn.Module:
+        """The small network with its weights, made of the module's."""
+
+    @abstractmethod
+    def convolutions(self, trainer: Trainer, module: ImageClassifier) -> list[str]:
+        """Names of the convolutions that can lose filters, for the report."""
+
+    @staticmethod
+    @abstractmethod
+    def usable(rate: float) -> bool:
+        """Whether a number is a rate."""
+
+    @staticmethod
+    def from_removed(fraction: float) -> float:
+        """The rate that removes this fraction."""
+        return fraction
+
+    def stage_epochs(self, arch: Any) -> list[int]:
         """The epochs at whose start something is removed, rising."""
         return [self.at_epoch]
 
@@ -67,7 +130,7 @@ class FilterPruning(Callback, ABC):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """A new run, until a checkpoint says otherwise; refuse averages that could not follow the network."""
-        self._resumed = False
+        self._resumed, self._structure = False, None
         if stage == "fit":
             refuse_averages_that_cannot_follow(trainer, self)
 
@@ -94,14 +157,14 @@ class FilterPruning(Callback, ABC):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Prune in the first batch of an epoch that is due; a hook of the epoch itself can be lost on resume."""
         module = prunable(pl_module)
-        epochs = self.stage_epochs(module.hparams["backbone"])
+        epochs = self.stage_epochs(module.arch)
         if self.stages_done < len(epochs) and trainer.current_epoch >= epochs[self.stages_done]:
             self._prune(trainer, module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so where the run was too short for what was asked."""
         end_averaging(trainer)
-        stages = len(self.stage_epochs(pl_module.hparams["backbone"]))
+        stages = len(self.stage_epochs(prunable(pl_module).arch))
         if self.stages_done < stages:
             rank_zero_warn(
                 f"{type(self).__name__}(at_epoch={self.at_epoch}): the run ended after {trainer.current_epoch} epochs "
@@ -110,14 +173,48 @@ class FilterPruning(Callback, ABC):
 
     def check(self, trainer: Trainer, module: ImageClassifier) -> None:
         """Refuse arguments that do not fit this network or its data; subclasses add theirs."""
-        if not hasattr(getattr(trainer, "datamodule", None), "val_dataloader"):
-            raise ValueError(f"{type(self).__name__} needs a datamodule: pass trainer.fit(module, datamodule=...)")
         if module.hparams["plan"] is not None:
             raise ValueError(
                 f"{type(self).__name__}: the network is pruned already (it has a plan); start from the dense one, or "
                 "leave this callback out to fine-tune it"
             )
-        planned_channels(PrunePlan(module.hparams["backbone"], {}))  # can it be rebuilt at all? makes no weights
+        if module.arch is not None:
+            planned_channels(PrunePlan(module.arch, {}))  # can it be rebuilt at all? makes no weights
+
+    # -- how much ---------------------------------------------------------------------------------------------------
+
+    def settle_rates(
+        self,
+        trainer: Trainer,
+        module: ImageClassifier,
+        groups: int,
+        network_at: Callable[[list[float]], nn.Module],
+        scores: Callable[[], Sequence[Tensor]],
+        highest: Sequence[float] | None = None,
+    ) -> list[float]:
+        """One rate per group: those given, or those that meet the target.
+
+        Args:
+            trainer: the running trainer.
+            module: its module.
+            groups: how many rates the network takes.
+            network_at: the network at such rates, for its costs.
+            scores: gives, per group, one number for each of its filters, comparable between groups.
+            highest: per group the highest fraction that can be removed.
+        """
+        if self.budget is None:
+            return self.listed_rates(groups)
+        removed = self.budget.rates(
+            lambda fractions: network_at([self.from_removed(fraction) for fraction in fractions]),
+            scores(),
+            input_size=input_size(trainer, module),
+            highest=highest,
+        )
+        return [self.from_removed(fraction) for fraction in removed]
+
+    def listed_rates(self, groups: int) -> list[float]:
+        """The given rates, one per group; one number alone holds for all."""
+        return list(self.rates) if isinstance(self.rates, list) else [float(self.rates or 0)] * groups
 
     # -- how --------------------------------------------------------------------------------------------------------
 
@@ -132,13 +229,21 @@ class FilterPruning(Callback, ABC):
                 "training has diverged; lower model.lr"
             )
         before = validation_top1(trainer, module)
-        plan = PrunePlan.from_dict(trainer.strategy.broadcast(self.decide(trainer, module).to_dict()))
-        network = prune_model(module.model, plan)
+        plan = read_plan(trainer.strategy.broadcast(self.decide(trainer, module).to_dict()))
+        network = self.shrink(trainer, module, plan)
         module.hparams["plan"] = plan.to_dict()
         module.hparams["start_epoch"] = trainer.current_epoch
         replace_network(trainer, module, network)
         self.stages_done += 1
         self._record(trainer, module, plan, before)
+        if self.budget is not None and self.stages_done == 1:
+            module.print(
+                f"{self.budget.name}={self.budget.target:g} is met by "
+                f'{type(self).__name__}(rates="{format_rates(self.settled or [])}"{self._rounding()})'
+            )
+
+    def _rounding(self) -> str:
+        return f", round_to={self.round_to}" if self.round_to > 1 else ""
 
     def _keep_dense(self, trainer: Trainer, module: ImageClassifier) -> None:
         path = Path(trainer.default_root_dir, "dense.ckpt").absolute()
@@ -154,8 +259,8 @@ class FilterPruning(Callback, ABC):
             shutil.copyfile(there, here)
         self.dense_checkpoint = str(here)
 
-    def _record(self, trainer: Trainer, module: ImageClassifier, plan: PrunePlan, before: float | None) -> None:
-        dense, size = dense_network(module), input_size(trainer, module)
+    def _record(self, trainer: Trainer, module: ImageClassifier, plan: Plan, before: float | None) -> None:
+        dense, size = module.full_network(), input_size(trainer, module)
         if before is not None and (after := validation_top1(trainer, module)) is not None:
             self.results.setdefault("prune/val_top1_before", before)  # of the dense network, layer by layer too
             self.results["prune/val_top1_after"] = after
@@ -168,20 +273,19 @@ class FilterPruning(Callback, ABC):
         self.results = trainer.strategy.broadcast(self.results)  # some are of one process's own images
         for logger in trainer.loggers:  # not self.log: on_fit_start has no step yet
             logger.log_metrics(self.results, step=trainer.global_step)
-        filters = {point.conv: point.num_filters for point in prune_points(plan.arch)}
-        kept = {conv: len(plan.keep.get(conv, range(n))) for conv, n in filters.items()}
-        report = RunReport.of(trainer)
-        report.figure(trainer, "prune/kept_filters", kept_filters_figure(filters, kept))
-        report.table(
-            trainer,
-            "prune/kept_filter_ids",  # not the figure's key: a key of W&B holds one kind of thing
-            ["conv", "filters", "kept", "kept_ids"],
-            [[conv, n, kept[conv], " ".join(map(str, plan.keep.get(conv, range(n))))] for conv, n in filters.items()],
+        convs = self.convolutions(trainer, module)
+        filters, kept = (
+            {conv: len(network.get_parameter(f"{conv}.weight")) for conv in convs} for network in (dense, module.model)
         )
+        RunReport.of(trainer).figure(trainer, "prune/kept_filters", kept_filters_figure(filters, kept))
+        self.show(trainer, plan, filters)
 
-    def measure(self, dense: nn.Module, plan: PrunePlan, size: tuple[int, ...]) -> dict[str, float]:
+    def measure(self, dense: nn.Module, plan: Plan, size: tuple[int, ...]) -> dict[str, float]:
         """Further figures of the pruned network for log and summary, such as a paper's own way to count."""
         return {}
+
+    def show(self, trainer: Trainer, plan: Plan, filters: dict[str, int]) -> None:
+        """Further figures and tables of what was decided."""
 
     # -- dense against pruned -----------------------------------------------------------------------------------------
 
@@ -196,7 +300,7 @@ class FilterPruning(Callback, ABC):
             rank_zero_warn(f"{self.dense_checkpoint} is gone: the dense network is not tested beside the pruned one")
             return
         module = prunable(pl_module)
-        network = dense_network(module)
+        network = module.full_network()
         load_weights(network, tensors, self.dense_checkpoint)
         network = trainer.precision_plugin.convert_module(network.to(module.device))
         self._dense = DenseReference(network, module.hparams["num_classes"])
@@ -238,14 +342,15 @@ class FilterPruning(Callback, ABC):
             ]
         RunReport.of(trainer).table(trainer, "prune/dense_against_pruned", ["", "dense", "pruned"], rows)
 
-    def summary(self) -> dict[str, float]:
+    def summary(self) -> dict[str, float | str]:
         """``prune/*`` for ``summary.json``; empty where nothing was pruned."""
-        return dict(self.results)
+        return {**self.results, "prune/rates": format_rates(self.settled)} if self.settled and self.results else {}
 
     def state_dict(self) -> dict[str, Any]:
         """Plain types."""
         return {
             "stages_done": self.stages_done,
+            "settled": self.settled,
             "results": dict(self.results),
             "dense_checkpoint": self.dense_checkpoint,
         }
@@ -253,6 +358,7 @@ class FilterPruning(Callback, ABC):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """What was done is not done again."""
         self.stages_done = state_dict["stages_done"]
+        self.settled = state_dict.get("settled")
         self.results = dict(state_dict["results"])
         self.dense_checkpoint = state_dict["dense_checkpoint"]
 
@@ -261,9 +367,10 @@ def prunable(module: LightningModule) -> ImageClassifier:
     """The module, if its network can be pruned.
 
     Raises:
-        ValueError: it is no ``ImageClassifier``, or its network has no table of prunable convolutions.
+        ValueError: it is no ``ImageClassifier``.
     """
     if not isinstance(module, ImageClassifier):
         raise ValueError(f"{type(module).__name__} is no ImageClassifier (HRank, ...): its network cannot be pruned")
-    find_backbone(module.hparams.get("backbone", module.model))  # a network given as an object: says how to add it
+    if module.arch is not None:
+        find_backbone(module.arch)
     return module

@@ -1,8 +1,9 @@
-"""What pruning shows: kept filters, rank histograms, ranks across batches. Pure functions from numbers to figures."""
+"""What pruning shows: kept filters, ranks and their stability, sketch errors. Pure functions, numbers to figures."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -75,6 +76,26 @@ def rank_stability_figure(batch_means: dict[str, np.ndarray]) -> Figure:
         axes.tick_params(labelsize=6)
     figure.supxlabel("filter (bright: high rank; every panel has its own scale)", fontsize=8)
     figure.supylabel("batch", fontsize=8)
+    return figure
+
+
+def sketch_errors_figure(report: Sequence[Mapping[str, Any]]) -> Figure:
+    """Bars per sketched tensor: how much of its covariance the sketch misses, filters and input channels apart.
+
+    Args:
+        report: dicts with ``layer``, ``dim`` and ``covariance_error``, as ``sketch_model`` gives them.
+    """
+    layers = list(dict.fromkeys(row["layer"] for row in report))
+    figure = _figure(width=max(6.0, 0.16 * len(layers) + 2), height=3)
+    axes = figure.subplots()
+    for dim, colour, name in ((0, KEPT, "filters"), (1, REMOVED, "input channels")):
+        rows = [row for row in report if row["dim"] == dim]
+        position = np.array([layers.index(row["layer"]) for row in rows]) + (0.2 if dim else -0.2)
+        axes.bar(position, [row["covariance_error"] for row in rows], width=0.4, color=colour, label=name)
+    step = max(1, len(layers) // 40)
+    axes.set_xticks(range(0, len(layers), step), layers[::step], rotation=90, fontsize=6)
+    axes.set_ylabel("missed covariance", fontsize=8)
+    axes.legend(frameon=False, ncols=2, loc="upper right")
     return figure
 
 

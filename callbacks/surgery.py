@@ -23,6 +23,7 @@ __all__ = [
     "refuse_unequal",
     "replace_network",
     "share_buffers",
+    "share_weights",
 ]
 
 
@@ -61,6 +62,14 @@ def share_buffers(network: nn.Module) -> None:
     if dist.is_available() and dist.is_initialized():
         for buffer in network.buffers():
             dist.broadcast(buffer, src=0)
+
+
+def share_weights(network: nn.Module) -> None:
+    """Give every process the weights and buffers of the first."""
+    share_buffers(network)
+    if dist.is_available() and dist.is_initialized():
+        for parameter in network.parameters():
+            dist.broadcast(parameter.data, src=0)
 
 
 def refuse_unequal(network: nn.Module) -> None:

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lit_methods.classification import ImageClassifier
+    from lit_methods.filter_sketch.module import FilterSketch
     from lit_methods.hrank.module import HRank
     from lit_methods.inference import Predictor
 
-__all__ = ["HRank", "ImageClassifier", "Predictor"]
+__all__ = ["FilterSketch", "HRank", "ImageClassifier", "Predictor"]
 __version__ = "0.1.0"
 
 _HOME = {
+    "FilterSketch": "lit_methods.filter_sketch.module",
     "HRank": "lit_methods.hrank.module",
     "ImageClassifier": "lit_methods.classification",
     "Predictor": "lit_methods.inference",

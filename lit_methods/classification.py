@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from lit_methods.backbones import BACKBONES, PrunePlan, build_backbone, prune_model
+from lit_methods.backbones import BACKBONES, build_backbone, cut_network, read_plan
 from lit_methods.backbones.weights import load_weights, read_weights, untrained
 from lit_methods.contract import Described, ExportGraph
 from lit_methods.functional.drawing import caption
@@ -74,7 +75,9 @@ class ImageClassifier(Described, LightningModule):
         backbone: a key of ``lit_methods.backbones.BACKBONES`` such as ``"resnet56"``; in code also your own network,
             which takes (B, 3, H, W) and gives (B, num_classes).
         num_classes: number of classes.
-        plan: what pruning left of the network, as ``PrunePlan.to_dict()`` gives it; ``None`` is the full network.
+        plan: what pruning left of the network, as ``to_dict()`` of one of the three plans gives it: ``PrunePlan`` (kept
+            filters), ``WidthPlan`` (widths inside blocks), ``TracedPlan`` (kept channels of a network given as an
+            object); ``None`` is the full network.
         mean: per channel, for images in [0, 1]; ``None`` hands pixels on as they are.
         std: per channel; given together with ``mean``.
         input_size: (C, H, W) that the network is fed with; ``predict`` resizes to it.
@@ -136,6 +139,7 @@ class ImageClassifier(Described, LightningModule):
         for name in [k for k, v in self.hparams.items() if isinstance(v, nn.Module)]:
             del self.hparams[name]  # an object given in code; from YAML it is its config, which stays
         _check(self.hparams)
+        self._backbone = (backbone,)  # a tuple, so that a network in it is no submodule
         self.model = build_backbone(backbone, num_classes, plan)
         self.normalize = Normalize(mean, std)
         accuracy: dict[str, Metric | MetricCollection] = {
@@ -155,7 +159,7 @@ class ImageClassifier(Described, LightningModule):
             self.set_plan(None)
         load_weights(self.model, tensors, f"base_checkpoint={source!r}")
         if plan is None and wanted is not None:
-            self.model = prune_model(self.model, PrunePlan.from_dict(wanted))
+            self.model = cut_network(self.model, read_plan(wanted))
             self.hparams["plan"] = wanted
 
     def setup(self, stage: str) -> None:
@@ -323,10 +327,24 @@ class ImageClassifier(Described, LightningModule):
     def set_plan(self, plan: dict[str, Any] | None) -> None:
         """Rebuild the network for this plan (fresh weights) and remember it for the checkpoint."""
         with torch.random.fork_rng(devices=[]):  # the fresh weights are about to be replaced
-            backbone = self.hparams.get("backbone", self.model)  # a network given as an object cannot follow a plan
-            network = build_backbone(backbone, self.hparams["num_classes"], plan)
+            network = build_backbone(self._backbone[0], self.hparams["num_classes"], plan)
         self.model = network.to(self.device)
         self.hparams["plan"] = plan
+
+    @property
+    def arch(self) -> str | None:
+        """The key of ``BACKBONES``; ``None`` for a network that was given as an object."""
+        return self._backbone[0] if isinstance(self._backbone[0], str) else None
+
+    def full_network(self) -> nn.Module:
+        """A network as it is before anything is removed, of its own; draws no random numbers.
+
+        Fresh weights for a name, some earlier weights of a network that was given as an object.
+        """
+        if isinstance(given := self._backbone[0], nn.Module):
+            return copy.deepcopy(given)
+        with torch.random.fork_rng(devices=[]):
+            return build_backbone(given, self.hparams["num_classes"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A checkpoint holds its weights: the file that they once started from may be gone when it is loaded."""
@@ -336,7 +354,7 @@ class ImageClassifier(Described, LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the checkpoint's shape and schedule start before its weights arrive."""
         saved = checkpoint["hyper_parameters"]
-        mine, theirs = self.hparams.get("backbone"), (saved.get("plan") or {}).get("arch")
+        mine, theirs = self.arch or type(self._backbone[0]).__name__, (saved.get("plan") or {}).get("arch")
         if theirs is not None and theirs != mine:
             raise ValueError(
                 f"the checkpoint holds a pruned {theirs}, the network is {mine}: "

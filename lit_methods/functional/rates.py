@@ -1,6 +1,8 @@
-"""Lists of rates in the short form of the papers' command lines."""
+"""Lists of rates in the short form of the papers' command lines, and channel counts that hardware likes."""
 
 import re
+from collections.abc import Sequence
+from itertools import groupby
 
 _TERM = re.compile(r"\[\s*([+-]?\d*\.\d*)\s*\](?:\s*\*\s*(\d+))?")
 
@@ -31,3 +33,32 @@ def parse_rates(text: str) -> list[float]:
             )
         rates += [float(match[1])] * int(match[2] or 1)
     return rates
+
+
+def format_rates(rates: Sequence[float]) -> str:
+    """The short form of a list of rates; ``parse_rates`` gives the same numbers back.
+
+    Args:
+        rates: numbers that are not negative.
+
+    Example:
+        >>> format_rates([0.1, 0.6, 0.6, 0.6, 1.0])
+        '[0.1]+[0.6]*3+[1.0]'
+    """
+    runs = [(rate, len(list(run))) for rate, run in groupby(map(float, rates))]
+    return "+".join(f"[{_decimal(rate)}]" + (f"*{times}" if times > 1 else "") for rate, times in runs)
+
+
+def _decimal(rate: float) -> str:
+    text = f"{rate:.10f}".rstrip("0")  # never with an exponent
+    return text + "0" if text.endswith(".") else text
+
+
+def round_up(channels: int, multiple: int, most: int) -> int:
+    """The next multiple of ``multiple``, but never more than ``most``.
+
+    Example:
+        >>> round_up(9, 8, 64), round_up(16, 8, 64), round_up(9, 8, 12)
+        (16, 16, 12)
+    """
+    return min(most, -(-channels // multiple) * multiple)

@@ -13,7 +13,7 @@ from lit_methods.backbones.plan import PrunePlan, PrunePoint, find_backbone, pla
 from lit_methods.functional.complexity import call_hooks, layer_uses
 from lit_methods.functional.feature_rank import feature_map_rank
 from lit_methods.functional.modes import evaluating
-from lit_methods.functional.rates import parse_rates
+from lit_methods.functional.rates import parse_rates, round_up
 from lit_methods.functional.suggestions import nearest
 
 __all__ = [
@@ -87,9 +87,14 @@ def select_filters(scores: Tensor, rate: float) -> Tensor:
         >>> select_filters(torch.tensor([3.0, 1.0, 2.0, 1.0]), 0.5)
         tensor([0, 2])
     """
+    return highest(scores, len(scores) - prune_count(len(scores), rate) if scores.ndim else 0)
+
+
+def highest(scores: Tensor, kept: int) -> Tensor:
+    """Rising ids of so many filters of highest score; among equals the lower ids go first. See ``select_filters``."""
     if scores.ndim != 1 or len(scores) == 0 or scores.isnan().any():
         raise ValueError(f"scores must be a vector (C,) of numbers, got shape {tuple(scores.shape)}: {scores}")
-    return scores.argsort(stable=True)[prune_count(len(scores), rate) :].sort().values
+    return scores.argsort(stable=True)[len(scores) - kept :].sort().values
 
 
 def batch_ranks(
@@ -193,7 +198,7 @@ def rank_scores(
     return {conv: total / images for conv, total in sums.items()}
 
 
-def build_plan(arch: str, scores: Mapping[str, Tensor], rates: Sequence[float]) -> PrunePlan:
+def build_plan(arch: str, scores: Mapping[str, Tensor], rates: Sequence[float], *, round_to: int = 1) -> PrunePlan:
     """The filters that stay at these rates.
 
     Args:
@@ -201,6 +206,7 @@ def build_plan(arch: str, scores: Mapping[str, Tensor], rates: Sequence[float]) 
         scores: convolution name -> (channels,), from ``rank_scores``; not needed where the rate removes nothing.
         rates: fractions to remove, in [0, 1), in official order: one per convolution; for GoogLeNet one per stage;
             VGG has 12, a 13th is ignored with a warning.
+        round_to: the number of filters that stay becomes the next multiple of this, where there are as many.
 
     Raises:
         ValueError: a wrong number of rates, a rate outside [0, 1), scores that are missing or of another length.
@@ -230,12 +236,14 @@ def build_plan(arch: str, scores: Mapping[str, Tensor], rates: Sequence[float]) 
     rate_of = dict(zip(groups, rates, strict=False))
     keep: dict[str, list[int]] = {}
     for point in points:
-        if prune_count(point.num_filters, rate_of[point.group]) == 0:
+        n = point.num_filters
+        kept = round_up(n - prune_count(n, rate_of[point.group]), round_to, n)
+        if kept == n:
             continue
-        if point.conv not in scores or scores[point.conv].shape != (point.num_filters,):
+        if point.conv not in scores or scores[point.conv].shape != (n,):
             got = tuple(scores[point.conv].shape) if point.conv in scores else "none"
-            raise ValueError(f"scores of {point.conv!r} must have shape ({point.num_filters},), got {got}")
-        keep[point.conv] = select_filters(scores[point.conv], rate_of[point.group]).tolist()
+            raise ValueError(f"scores of {point.conv!r} must have shape ({n},), got {got}")
+        keep[point.conv] = highest(scores[point.conv], kept).tolist()
     return PrunePlan(arch, keep)
 
 
@@ -246,13 +254,13 @@ def save_rank_scores(path: str | Path, scores: Mapping[str, Tensor]) -> None:
         np.savez(file, **arrays)
 
 
-def load_rank_scores(path: str | Path, arch: str) -> dict[str, Tensor]:
+def load_rank_scores(path: str | Path, arch: str | Sequence[PrunePoint]) -> dict[str, Tensor]:
     """Read scores of a network.
 
     Args:
         path: what ``save_rank_scores`` wrote, or a folder with the official code's arrays: ``rank_conv<i>.npy``, for
             GoogLeNet ``rank_conv1.npy`` and ``rank_conv<i>_{n1x1,n3x3,n5x5,pool_planes}.npy``.
-        arch: a key of ``BACKBONES``.
+        arch: a key of ``BACKBONES``, or the points of a network.
 
     Returns:
         Convolution name -> (channels,) float64; from a file those convolutions that are in it.
@@ -261,11 +269,12 @@ def load_rank_scores(path: str | Path, arch: str) -> dict[str, Tensor]:
         FileNotFoundError: there is no such path.
         ValueError: files are missing, names are unknown or lengths do not fit.
     """
-    path, points = Path(path), prune_points(arch)
+    path, points = Path(path), prune_points(arch) if isinstance(arch, str) else arch
+    network = arch if isinstance(arch, str) else "this network"
     if path.is_dir():
         files = {point.conv: path / f"rank_conv{point.number}.npy" for point in points}
         if missing := sorted({file.name for file in files.values() if not file.is_file()}):
-            raise ValueError(f"path={str(path)!r} is incomplete for {arch}: no {', '.join(missing)}")
+            raise ValueError(f"path={str(path)!r} is incomplete for {network}: no {', '.join(missing)}")
         arrays = {conv: np.load(file, allow_pickle=False) for conv, file in files.items()}
     else:
         with np.load(path, allow_pickle=False) as archive:
@@ -273,7 +282,7 @@ def load_rank_scores(path: str | Path, arch: str) -> dict[str, Tensor]:
     filters = {point.conv: point.num_filters for point in points}
     for conv, array in arrays.items():
         if conv not in filters:
-            raise ValueError(f"{path} has scores of {conv!r}, which {arch} does not prune{nearest(conv, filters)}")
+            raise ValueError(f"{path} has scores of {conv!r}, which {network} does not prune{nearest(conv, filters)}")
         if array.shape != (filters[conv],):
             raise ValueError(f"{path}: scores of {conv!r} must have shape ({filters[conv]},), got {array.shape}")
     return {conv: torch.from_numpy(array.astype(np.float64)) for conv, array in arrays.items()}

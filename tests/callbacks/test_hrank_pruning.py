@@ -1,4 +1,5 @@
 import csv
+import sys
 
 import numpy as np
 import pytest
@@ -248,9 +249,10 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"num_images must be between 1 and the \d+ training images"):
             fit(make_trainer, HRankPruning(rates=0.5, at_epoch=1, num_images=10**6))
 
-    def test_network_without_a_table(self, make_trainer):
+    def test_network_without_a_table_and_without_the_extra(self, make_trainer, monkeypatch):
+        monkeypatch.setitem(sys.modules, "torch_pruning", None)
         module = HRank(build_backbone("tiny", 10), num_classes=10)
-        with pytest.raises(ValueError, match=r"BACKBONES\['my_net'\]"):
+        with pytest.raises(ValueError, match=r"pip install 'lit-methods\[prune\]'; or add a table: BACKBONES\['my_net'\]"):
             fit(make_trainer, HRankPruning(rates=0.5, at_epoch=1), module)
 
     def test_scores_of_another_network(self, make_trainer, tmp_path):
