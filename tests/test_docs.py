@@ -67,7 +67,7 @@ def run(command: str) -> None:
     entry = words[2].removeprefix("lit_methods.")
     small = [] if ASKS & set(words) else list(QUICK[entry])
     if entry == "fit" and "--trainer.callbacks.at_epoch" not in words and "--ckpt_path" not in words:
-        small += ["--trainer.callbacks.at_epoch", "1"] if "hrank" in words else []
+        small += ["--trainer.callbacks.at_epoch", "1"] if {"hrank", "filter_sketch"} & set(words) else []
     small += ["--trainer.callbacks.num_images", "16"] if entry == "fit" and small and "hrank" in words[3] else []
     assert main(entry, [*words[3:], *small]) == 0, command
 

@@ -238,3 +238,14 @@ def test_one_run_of_the_sweep(mode, tmp_path, monkeypatch, capsys):
         record = read_record(tmp_path / "run")
         assert (record.run_id, record.project) == ("run45678", "mine")  # the agent chose
         assert "test/top1" in record.summary
+
+
+def test_sketches_are_shown_at_the_step_of_pruning(tmp_path, monkeypatch):
+    bare(monkeypatch, tmp_path)
+    words = ["filter_sketch", *RUN[1:], "--trainer.callbacks.rates", "0.5", "--logger", "wandb"]
+    images = words.index("--trainer.callbacks.num_images")  # HRank's alone
+    del words[images : images + 2]
+    assert main("fit", [*words, "--run_dir", str(tmp_path / "run")]) == 0
+    found = read_record(tmp_path / "run")
+    for key in ("prune/kept_filters", "prune/sketches", "prune/sketch_errors"):
+        assert list(found.at(key)) == [STEPS]

@@ -12,21 +12,22 @@ import pytest
 import torch
 import yaml
 
-from lit_methods.backbones import prune_points
+from lit_methods.backbones import Plan, prune_points
 from lit_methods.classification import ImageClassifier
 from lit_methods.cli.recipes import find_recipes
-from lit_methods.functional import count_macs
+from lit_methods.filter_sketch.model import widths_at
+from lit_methods.functional import count_macs, parse_rates
 from lit_methods.functional.modes import evaluating
-from lit_methods.hrank.functional import build_plan, parse_compress_rate
+from lit_methods.hrank.functional import build_plan
 
 pytestmark = pytest.mark.benchmark
 
-RECIPES = {name: path for name, path in find_recipes().items() if name.startswith("hrank_")}
+RECIPES = {name: path for name, path in find_recipes().items() if name.startswith(("hrank_", "filter_sketch_"))}
 ROUNDS = 15
 
 
 def classifiers(recipe: str) -> tuple[ImageClassifier, ImageClassifier, tuple[int, int, int]]:
-    """Dense and pruned, as the recipe builds them, with random filters kept; and the size of an image.
+    """Dense and pruned, as the recipe builds them, for HRank with random filters kept; and the size of an image.
 
     Random choices overlap less from block to block than ranks do, so residual streams stay wider than in practice.
     """
@@ -34,8 +35,11 @@ def classifiers(recipe: str) -> tuple[ImageClassifier, ImageClassifier, tuple[in
     (rates,) = (c["init_args"]["rates"] for c in config["trainer"]["callbacks"] if "rates" in c.get("init_args", {}))
     arch, imagenet = config["model"]["init_args"]["backbone"], "imagenet" in recipe
     torch.manual_seed(0)
-    scores = {point.conv: torch.rand(point.num_filters) for point in prune_points(arch)}
-    plan = build_plan(arch, scores, parse_compress_rate(rates))
+    if recipe.startswith("hrank_"):
+        scores = {point.conv: torch.rand(point.num_filters) for point in prune_points(arch)}
+        plan: Plan = build_plan(arch, scores, parse_rates(rates))
+    else:
+        plan = widths_at(arch, parse_rates(rates))
     options = {"num_classes": 1000 if imagenet else 10, "mean": [0.5] * 3, "std": [0.25] * 3}
     dense, thin = (ImageClassifier(arch, plan=p, **options) for p in (None, plan.to_dict()))
     return dense, thin, (3, 224, 224) if imagenet else (3, 32, 32)
