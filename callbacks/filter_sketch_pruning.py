@@ -18,6 +18,7 @@ from lit_methods.classification import ImageClassifier
 from lit_methods.filter_sketch.functional import Layout, Tail
 from lit_methods.filter_sketch.model import Report, Sketcher
 from lit_methods.filter_sketch.structure import Structure, TableStructure, TracedStructure, group_scores
+from lit_methods.functional.rates import round_rate_up
 
 
 class FilterSketchPruning(FilterPruning):
@@ -76,7 +77,7 @@ class FilterSketchPruning(FilterPruning):
     @staticmethod
     def from_removed(fraction: float) -> float:
         """The rate that removes this fraction."""
-        return round(1 - fraction, 4)
+        return round_rate_up(1 - fraction)
 
     def find_structure(self, trainer: Trainer, module: ImageClassifier) -> Structure:
         """What can be narrowed of this network: by its table, else by tracing it."""

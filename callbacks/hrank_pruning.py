@@ -190,9 +190,9 @@ class HRankPruning(FilterPruning):
                 self.scores = load_rank_scores(self.score_file, structure.points)
             else:
                 self.scores = self._rank_pass(trainer, module, structure.points)
+        if self.settled is None:
             self.settled = self._rates(trainer, module, structure, self.scores)
             self._show_ranks(trainer, structure.plan(self.scores, self.settled, self.round_to))
-        assert self.settled is not None
         rates = self.settled
         if self.mode == "layerwise" and module.arch is not None:
             self._go_on_from_best(trainer, module)

@@ -30,7 +30,7 @@ from lit_methods.backbones.weights import load_weights, read_weights, untrained
 from lit_methods.classification import ImageClassifier
 from lit_methods.functional import count_macs, parse_rates
 from lit_methods.functional.budget import Allocation, Budget
-from lit_methods.functional.rates import format_rates
+from lit_methods.functional.rates import format_rates, round_rate_up
 
 
 class FilterPruning(Callback, ABC):
@@ -49,7 +49,7 @@ class FilterPruning(Callback, ABC):
         target_params: the same for parameters.
         allocation: how a target is shared out: ``"uniform"`` finds one rate for all, ``"global"`` compares the scores
             of the whole network.
-        keep_ends: a target leaves the first and the last group whole.
+        keep_ends: a target leaves the first and the last group as wide as they are.
         round_to: channel counts become the next multiple of this, such as 8, where the layer is as wide; ``None``
             leaves them as they come.
     """
@@ -68,16 +68,22 @@ class FilterPruning(Callback, ABC):
     ) -> None:
         if at_epoch < 0:
             raise ValueError(f"at_epoch={at_epoch} must not be negative; 0 prunes before training starts")
-        if [rates, target_macs, target_params].count(None) != 2:
+        if sum(given is not None for given in (rates, target_macs, target_params)) != 1:
             raise ValueError(
-                f"rates={rates!r}, target_macs={target_macs}, target_params={target_params}: give exactly one of them"
+                f"rates={rates!r}, target_macs={target_macs}, target_params={target_params}: give exactly one of them, "
+                "and null (None) for what a recipe sets"
+            )
+        if rates is not None and (allocation != "uniform" or keep_ends):
+            raise ValueError(
+                f"allocation={allocation!r}, keep_ends={keep_ends}: only a target is shared out, and rates={rates!r} "
+                "are given; leave them out"
             )
         if round_to is not None and round_to < 1:
             raise ValueError(f"round_to={round_to} must be at least 1: channel counts become multiples of it")
         self.given_rates = rates  # as the user wrote them, for messages
-        self.rates: list[float] | float | None = parse_rates(rates) if isinstance(rates, str) else rates
-        for rate in [] if self.rates is None else np.ravel(self.rates).tolist():
-            if not self.usable(rate):
+        self.rates = _read_rates(rates)
+        for rate in self.rates if isinstance(self.rates, list) else [self.rates]:
+            if rate is not None and not self.usable(rate):
                 raise ValueError(f"rates={rates!r}: {rate} {self.meaning}")
         self.budget = Budget(target_macs, target_params, allocation, keep_ends) if rates is None else None
         self.at_epoch = at_epoch
@@ -120,7 +126,7 @@ class FilterPruning(Callback, ABC):
     @staticmethod
     def from_removed(fraction: float) -> float:
         """The rate that removes this fraction."""
-        return fraction
+        return round_rate_up(fraction)
 
     def stage_epochs(self, arch: Any) -> list[int]:
         """The epochs at whose start something is removed, rising."""
@@ -178,6 +184,7 @@ class FilterPruning(Callback, ABC):
                 f"{type(self).__name__}: the network is pruned already (it has a plan); start from the dense one, or "
                 "leave this callback out to fine-tune it"
             )
+        self._refuse_nan(trainer, module)
         if module.arch is not None:
             planned_channels(PrunePlan(module.arch, {}))  # can it be rebuilt at all? makes no weights
 
@@ -222,12 +229,7 @@ class FilterPruning(Callback, ABC):
         share_buffers(module)  # what is measured from here on is measured on one network
         if self.stages_done == 0:
             self._keep_dense(trainer, module)
-        if not all(tensor.isfinite().all() for tensor in module.model.state_dict().values()):
-            # one line from the command line, also in the middle of a run: nothing is wrong with the code
-            raise MisconfigurationException(
-                f"{type(self).__name__}: the network holds NaN or infinity before epoch {trainer.current_epoch}: "
-                "training has diverged; lower model.lr"
-            )
+        self._refuse_nan(trainer, module)
         before = validation_top1(trainer, module)
         plan = read_plan(trainer.strategy.broadcast(self.decide(trainer, module).to_dict()))
         network = self.shrink(trainer, module, plan)
@@ -240,6 +242,14 @@ class FilterPruning(Callback, ABC):
             module.print(
                 f"{self.budget.name}={self.budget.target:g} is met by "
                 f'{type(self).__name__}(rates="{format_rates(self.settled or [])}"{self._rounding()})'
+            )
+
+    def _refuse_nan(self, trainer: Trainer, module: ImageClassifier) -> None:
+        if not all(tensor.isfinite().all() for tensor in module.model.state_dict().values()):
+            # one line from the command line, also in the middle of a run: nothing is wrong with the code
+            raise MisconfigurationException(
+                f"{type(self).__name__}: the network holds NaN or infinity before epoch {trainer.current_epoch}: "
+                "training has diverged; lower model.lr"
             )
 
     def _rounding(self) -> str:
@@ -361,6 +371,16 @@ class FilterPruning(Callback, ABC):
         self.settled = state_dict.get("settled")
         self.results = dict(state_dict["results"])
         self.dense_checkpoint = state_dict["dense_checkpoint"]
+
+
+def _read_rates(rates: Any) -> list[float] | float | None:
+    """Text, a number or any sequence of numbers, as numbers."""
+    if isinstance(rates, str):
+        return parse_rates(rates)
+    try:
+        return None if rates is None else np.asarray(rates, dtype=float).tolist()
+    except (TypeError, ValueError):
+        raise ValueError(f"rates={rates!r} must be a number, numbers, or text such as '[0.1]+[0.6]*35'") from None
 
 
 def prunable(module: LightningModule) -> ImageClassifier:

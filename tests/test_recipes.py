@@ -9,12 +9,22 @@ import pytest
 import torch
 import yaml
 
-from lit_methods.backbones import find_backbone
+from callbacks import FilterSketchPruning
+from callbacks.pruning import FilterPruning
+from lit_methods.backbones import find_backbone, inner_blocks, planned_network, prune_points
 from lit_methods.cli import main
 from lit_methods.cli.parsing import RunCLI
+from lit_methods.filter_sketch.model import widths_at
+from lit_methods.functional import count_macs
 from tests.small_recipes import ONE_PROCESS, RECIPES
 
-CHEAP = {"hrank", "hrank_cifar10_resnet56"}  # run by default; the others are marked slow
+CHEAP = {
+    "hrank",
+    "hrank_cifar10_resnet56",
+    "filter_sketch",
+    "filter_sketch_cifar10_resnet56",
+}  # run by default; the others are marked slow
+PRUNING = ("hrank", "filter_sketch")  # how the names of recipes that prune begin
 runs = pytest.mark.parametrize(
     "recipe", [pytest.param(r, marks=[] if r in CHEAP else pytest.mark.slow) for r in RECIPES]
 )
@@ -31,15 +41,33 @@ def test_recipe_builds(recipe, overrides, tmp_path):
     assert cli.model.hparams["mean"] == cli.datamodule.mean
     backbone = cli.model.hparams["backbone"]
     assert find_backbone(backbone).input_size[1] in (32, 224)
-    if pruning := [c for c in cli.trainer.callbacks if type(c).__name__ == "HRankPruning"]:
-        assert len(pruning[0].rates) - len(pruning[0]._rates_of(backbone)) in (0, find_backbone(backbone).spare_rates)
+    pruners = [c for c in cli.trainer.callbacks if isinstance(c, FilterPruning)]
+    assert len(pruners) == recipe.startswith(PRUNING)
+    for pruner in pruners:
+        groups = {point.group for point in prune_points(backbone)}
+        if isinstance(pruner, FilterSketchPruning):
+            assert len(pruner.rates) == len(inner_blocks(backbone))
+        else:
+            assert len(pruner.rates) - len(groups) in (0, find_backbone(backbone).spare_rates)
         assert type(cli.trainer.callbacks[-1]).__name__ == "RunCheckpoint"
+
+
+@pytest.mark.parametrize("recipe", [r for r in RECIPES if r.startswith("filter_sketch_")])
+def test_rates_of_filter_sketch_lead_to_the_published_costs(recipe):
+    """The published ones count batch norm and pooling too, and are rounded: three per cent."""
+    config = yaml.safe_load(RECIPES[recipe].read_text())
+    backbone, (*_, pruning) = config["model"]["init_args"]["backbone"], config["trainer"]["callbacks"]
+    rates = FilterSketchPruning(**pruning["init_args"]).rates
+    small = planned_network(widths_at(backbone, rates), 1000 if "imagenet" in recipe else 10)
+    macs = count_macs(small, find_backbone(backbone).input_size)
+    assert macs == pytest.approx(config["paper"]["prune/macs"], rel=0.03)
+    assert sum(p.numel() for p in small.parameters()) == pytest.approx(config["paper"]["prune/params"], rel=0.03)
 
 
 @runs
 def test_recipe_fits_tests_and_resumes(recipe, overrides, tmp_path, capsys):
     words, run = overrides(recipe), tmp_path / "run"
-    if recipe == "hrank":
+    if recipe in PRUNING:
         words += ["--trainer.callbacks.at_epoch", "1", "--trainer.log_every_n_steps", "1"]
     assert main("fit", [recipe, "--run_dir", str(run), "--trainer.max_epochs", "2", *words]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(run)
@@ -49,9 +77,9 @@ def test_recipe_fits_tests_and_resumes(recipe, overrides, tmp_path, capsys):
     last = run / "checkpoints" / "last.ckpt"
     checkpoint = torch.load(last, weights_only=True)
     assert checkpoint["epoch"] == 1
-    if recipe.startswith("hrank"):
+    if recipe.startswith(PRUNING):
         assert summary["prune/macs"] < summary["prune/dense_macs"]
-        assert checkpoint["hyper_parameters"]["plan"]["keep"]
+        assert checkpoint["hyper_parameters"]["plan"]["keep" if recipe.startswith("hrank") else "mid"]
         assert 0 <= summary["test/dense_top1"] <= 1
 
     (state,) = (state for key, state in checkpoint["callbacks"].items() if key.startswith("RunCheckpoint"))
@@ -63,7 +91,7 @@ def test_recipe_fits_tests_and_resumes(recipe, overrides, tmp_path, capsys):
     assert main("fit", [recipe, *resume, *words]) == 0
     checkpoint = torch.load(last, weights_only=True)
     assert checkpoint["epoch"] == 2
-    if recipe.startswith("hrank"):
+    if recipe.startswith(PRUNING):
         resumed = json.loads((run / "summary.json").read_text())
         assert resumed["prune/macs"] == summary["prune/macs"]
 
@@ -80,9 +108,10 @@ def test_a_run_that_ends_before_at_epoch_warns_once_and_prunes_nothing(overrides
 
 
 @pytest.mark.slow
-def test_hrank_learns(tmp_path):
-    """The embedded recipe as it is: what the README promises."""
-    assert main("fit", ["hrank", "--run_dir", str(tmp_path / "run"), "--trainer.accelerator", "cpu"]) == 0
+@pytest.mark.parametrize("recipe", PRUNING)
+def test_the_embedded_recipes_learn(recipe, tmp_path):
+    """As they are: what the README promises."""
+    assert main("fit", [recipe, "--run_dir", str(tmp_path / "run"), "--trainer.accelerator", "cpu"]) == 0
     summary = json.loads(Path(tmp_path, "run", "summary.json").read_text())
     assert summary["test/top1"] >= 0.95
     assert summary["prune/macs"] <= 0.6 * summary["prune/dense_macs"]

@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,20 +15,24 @@ from lit_methods.cli import main
 
 STEPS = 4  # per epoch; epoch 2 begins at step 8 with pruning
 RUN = [
-    *("hrank", "--model.backbone", "tiny", "--trainer.max_epochs", "4", "--trainer.limit_train_batches", str(STEPS)),
+    *("--model.backbone", "tiny", "--trainer.max_epochs", "4", "--trainer.limit_train_batches", str(STEPS)),
     *("--trainer.accelerator", "cpu", "--trainer.log_every_n_steps", "1", "--trainer.num_sanity_val_steps", "0"),
     *("--data.batch_size", "32", "--checkpoint.save_top_k", "-1"),
 ]
-PRUNING = {"rates": "0.5", "at_epoch": "2", "num_images": "48"}
+PRUNING = {
+    "hrank": {"rates": "0.5", "at_epoch": "2", "num_images": "48"},
+    "filter_sketch": {"rates": "0.5", "at_epoch": "2"},
+}
+LAYERWISE = {"at_epoch": "1", "mode": "layerwise", "epochs_per_layer": "2"}  # of HRank
 EVERY_STEP = [  # besides the run's own checkpoints
     *("--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.every_n_train_steps", "1"),
     *("--trainer.callbacks.save_top_k", "-1", "--trainer.callbacks.filename", "{step}"),
 ]
 
 
-def words(folder: Path | None = None, **pruning: str) -> list[str]:
-    found = [*RUN]
-    for key, value in (PRUNING | pruning).items():
+def words(folder: Path | None = None, recipe: str = "hrank", layerwise: bool = False) -> list[str]:
+    found = [recipe, *RUN, *(("--trainer.max_epochs", "7") if layerwise else ())]
+    for key, value in (PRUNING[recipe] | (LAYERWISE if layerwise else {})).items():
         found += [f"--trainer.callbacks.{key}", value]  # of the last callback in the recipe's list
     return [*found, *EVERY_STEP, "--trainer.callbacks.dirpath", str(folder)] if folder else found
 
@@ -41,16 +47,28 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An uninterrupted run, with a checkpoint after every step."""
+def whole_runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """An uninterrupted run of a recipe, with a checkpoint after every step; each is made once."""
     from tests.tiny import register
 
     register()
-    folder = tmp_path_factory.mktemp("whole")
-    assert main("fit", [*words(folder / "steps"), "--run_dir", str(folder / "run")]) == 0
-    return folder
+
+    @cache
+    def make(recipe: str, layerwise: bool = False) -> Path:
+        folder = tmp_path_factory.mktemp(recipe)
+        assert main("fit", [*words(folder / "steps", recipe, layerwise), "--run_dir", str(folder / "run")]) == 0
+        return folder
+
+    return make
 
 
+@pytest.fixture
+def whole(whole_runs: Callable[..., Path]) -> Path:
+    """HRank's."""
+    return whole_runs("hrank")
+
+
+@pytest.mark.parametrize("recipe", PRUNING)
 @pytest.mark.parametrize(
     "step",
     [
@@ -61,8 +79,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.param(3 * STEPS + 2, id="in fine-tuning"),
     ],
 )
-def test_resume_in_place_is_bit_equal(whole, step, tmp_path):
-    run = tmp_path / "run"
+def test_resume_in_place_is_bit_equal(whole_runs, recipe, step, tmp_path):
+    whole, run = whole_runs(recipe), tmp_path / "run"
     shutil.copytree(whole / "run", run)
     shutil.copy(whole / "steps" / f"step={step}.ckpt", run / "checkpoints")
     checkpoint = run / "checkpoints" / f"step={step}.ckpt"
@@ -70,7 +88,7 @@ def test_resume_in_place_is_bit_equal(whole, step, tmp_path):
     assert (plan is None) == (step <= 2 * STEPS)
     for name in ("last.ckpt", "../summary.json"):
         (run / "checkpoints" / name).unlink()
-    assert main("fit", [*words(), "--run_dir", str(run), "--ckpt_path", str(checkpoint)]) == 0
+    assert main("fit", [*words(recipe=recipe), "--run_dir", str(run), "--ckpt_path", str(checkpoint)]) == 0
     assert_close(weights(run), weights(whole / "run"), rtol=0, atol=0)
     assert metrics(run) == metrics(whole / "run")
     ours, theirs = (json.loads((r / "summary.json").read_text()) for r in (run, whole / "run"))
@@ -94,15 +112,12 @@ def test_resume_elsewhere_keeps_the_best_score(whole, tmp_path):
 
 
 @pytest.mark.parametrize("step", [10, 14, 20])
-def test_layerwise_resumes_in_the_middle_of_a_stage(tmp_path, step):
+def test_layerwise_resumes_in_the_middle_of_a_stage(whole_runs, tmp_path, step):
     """Stages at epochs 1, 3 and 5: the best weights of a running stage travel in the checkpoint."""
-    layerwise = words(tmp_path / "steps", at_epoch="1", mode="layerwise", epochs_per_layer="2")
-    layerwise += ["--trainer.max_epochs", "7"]
-    assert main("fit", [*layerwise, "--run_dir", str(tmp_path / "whole")]) == 0
-    checkpoint = tmp_path / "steps" / f"step={step}.ckpt"
-    again = [w if w != str(tmp_path / "steps") else str(tmp_path / "again") for w in layerwise]
-    assert main("fit", [*again, "--run_dir", str(tmp_path / "resumed"), "--ckpt_path", str(checkpoint)]) == 0
-    assert_close(weights(tmp_path / "resumed"), weights(tmp_path / "whole"), rtol=0, atol=0)
+    whole = whole_runs("hrank", layerwise=True)
+    resume = ["--run_dir", str(tmp_path / "resumed"), "--ckpt_path", str(whole / "steps" / f"step={step}.ckpt")]
+    assert main("fit", [*words(tmp_path / "again", layerwise=True), *resume]) == 0
+    assert_close(weights(tmp_path / "resumed"), weights(whole / "run"), rtol=0, atol=0)
 
 
 @pytest.mark.slow

@@ -28,9 +28,13 @@ EXACT = ["--model.backbone", "tiny_nobn", "--trainer.precision", "64-true", *SHO
 NORM = ["--model.backbone", "tiny", "--model.lr", 0.05, *SHORT]
 
 
-def pruning(rates="0.5", **arguments: object) -> list[object]:
+RECIPES = pytest.mark.parametrize("recipe", ["hrank", "filter_sketch"])
+
+
+def pruning(rates="0.5", recipe: str = "hrank", **arguments: object) -> list[object]:
     """Arguments of the recipe's last callback."""
-    arguments = {"rates": rates, "at_epoch": 1, "num_images": IMAGES} | arguments
+    ranks = {"num_images": IMAGES} if recipe == "hrank" else {}
+    arguments = {"rates": rates, "at_epoch": 1, **ranks} | arguments
     return [word for key, value in arguments.items() for word in (f"--trainer.callbacks.{key}", value)]
 
 
@@ -93,6 +97,30 @@ def test_pruning_inside_the_fit(tmp_path):
     assert one.seen("test") == two.seen("test") == list(range(359))  # an odd number: no sample twice
 
 
+def test_sketching_inside_the_fit(tmp_path):
+    """Weights that differ by rounding between one process and two have sketches that differ by rounding."""
+    words = [*EXACT, *pruning(recipe="filter_sketch"), "--trainer.max_epochs", 2]
+    one, two = run_both("filter_sketch", words, tmp_path)
+    assert one.plan == {"arch": "tiny_nobn", "mid": {"body.conv1": 4, "body.conv2": 6}}
+    assert_same_decisions(one, two)
+    assert_same_metrics(one, two, keys=("val/", "test/", "prune/"))
+    assert_same_weights(one, two, atol=1e-6)
+    assert {"test/top1", "test/dense_top1", "prune/covariance_error_max"} <= one.summary.keys()
+
+
+@pytest.mark.slow
+@RECIPES
+def test_a_target_is_met_by_the_same_network(tmp_path, recipe):
+    words = [*EXACT, *pruning(recipe=recipe), "--trainer.callbacks.rates", "null", "--trainer.max_epochs", 2]
+    words += ["--trainer.callbacks.target_macs", 0.5, "--trainer.callbacks.allocation", "global"]
+    one, two = run_both(recipe, words, tmp_path)
+    assert one.summary["prune/macs"] <= 0.5 * one.summary["prune/dense_macs"]
+    assert_same_decisions(one, two)
+    assert_same_weights(one, two, atol=1e-6)
+    said = [text.count("target_macs=0.5 is met by") for text in one.out + two.out]
+    assert said == [1, 1, 0]  # by the first process alone
+
+
 @pytest.mark.slow
 def test_pruning_before_training(tmp_path):
     network = build_backbone("tiny_nobn", 10)
@@ -118,9 +146,10 @@ def test_layer_by_layer(tmp_path):
 
 
 @pytest.mark.slow
-def test_with_batch_norm_the_decisions_are_the_same_and_the_loss_falls_alike(tmp_path, base):
-    words = [*NORM, *pruning(at_epoch=0), "--model.base_checkpoint", base]
-    one, two = run_both("hrank", [*words, "--trainer.limit_train_batches", 40], tmp_path)
+@RECIPES
+def test_with_batch_norm_the_decisions_are_the_same_and_the_loss_falls_alike(tmp_path, base, recipe):
+    words = [*NORM, *pruning(recipe=recipe, at_epoch=0), "--model.base_checkpoint", base]
+    one, two = run_both(recipe, [*words, "--trainer.limit_train_batches", 40], tmp_path)
     assert_same_decisions(one, two)
     losses = [r.logged("val/loss") for r in (one, two)]
     assert len(losses[0]) == len(losses[1]) == 3

@@ -4,20 +4,23 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from lit_methods.backbones import BACKBONES, Backbone, PrunePlan, PrunePoint
+from lit_methods.backbones import BACKBONES, Backbone, Block, Chain, Plan, PrunePoint
 from lit_methods.backbones.wiring import Channels, Wiring
 
 WIDTHS = (8, 12, 16)
+DEEP = (16, 12, 8, 16, 24, 16)  # three pairs of convolutions
 
 
 class TinyNet(nn.Module):
-    """Three convolutions of stride 2, then a linear layer; with or without batch norm."""
+    """Convolutions of stride 2, then a linear layer; with or without batch norm."""
 
-    def __init__(self, num_classes: int = 10, plan: PrunePlan | None = None, norm: bool = True) -> None:
+    def __init__(
+        self, num_classes: int = 10, plan: Plan | None = None, norm: bool = True, widths: tuple[int, ...] = WIDTHS
+    ) -> None:
         super().__init__()
         wiring, stream = Wiring(plan), Channels(3)
         self.body = nn.Sequential()
-        for i, width in enumerate(WIDTHS, start=1):
+        for i, width in enumerate(widths, start=1):
             conv, stream = wiring.conv(f"body.conv{i}", stream, width, kernel=3, stride=2, bias=not norm)
             self.body.add_module(f"conv{i}", conv)
             if norm:
@@ -31,12 +34,25 @@ class TinyNet(nn.Module):
         return self.fc(self.body(x).mean((2, 3)))
 
 
-def tiny_points() -> list[PrunePoint]:
-    """All three convolutions, behind their ReLUs."""
-    return [PrunePoint(f"body.conv{i}", str(i), f"body.relu{i}", (0, w)) for i, w in enumerate(WIDTHS, start=1)]
+def tiny_points(widths: tuple[int, ...] = WIDTHS) -> list[PrunePoint]:
+    """All convolutions, behind their ReLUs."""
+    return [PrunePoint(f"body.conv{i}", str(i), f"body.relu{i}", (0, w)) for i, w in enumerate(widths, start=1)]
+
+
+def tiny_blocks(widths: tuple[int, ...] = WIDTHS, length: int = 3) -> list[Block]:
+    """Chains of ``length`` convolutions each; without batch norm there is nothing behind the norms' names."""
+    blocks: list[Block] = []
+    for first in range(1, len(widths) + 1, length):
+        places = range(first, first + length)
+        convs, norms = (tuple(f"body.{kind}{i}" for i in places) for kind in ("conv", "bn"))
+        blocks.append((Chain(convs, norms[:-1], widths[first - 1 : first + length - 2]),))
+    return blocks
 
 
 def register() -> None:
-    """Make ``tiny`` and ``tiny_nobn`` known to ``build_backbone``."""
-    BACKBONES["tiny"] = Backbone(TinyNet, tiny_points)
-    BACKBONES["tiny_nobn"] = Backbone(partial(TinyNet, norm=False), tiny_points)
+    """Make ``tiny``, ``tiny_nobn`` and ``tiny_deep`` known to ``build_backbone``."""
+    BACKBONES["tiny"] = Backbone(TinyNet, tiny_points, inner_blocks=tiny_blocks)
+    BACKBONES["tiny_nobn"] = Backbone(partial(TinyNet, norm=False), tiny_points, inner_blocks=tiny_blocks)
+    BACKBONES["tiny_deep"] = Backbone(
+        partial(TinyNet, widths=DEEP), partial(tiny_points, DEEP), inner_blocks=partial(tiny_blocks, DEEP, 2)
+    )

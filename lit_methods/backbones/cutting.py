@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -20,6 +20,7 @@ from lit_methods.backbones.plan import (
     kept_channels,
     layers_with_parameters,
     planned_channels,
+    planned_network,
 )
 from lit_methods.backbones.slicing import slice_network
 
@@ -43,10 +44,14 @@ def apply_masks(model: nn.Module, plan: PrunePlan) -> None:
     """
     before = getattr(model, "kept_channels", {})
     after = planned_channels(plan)
-    _check_layers(model, after, plan.arch)
+    check_layers(model, after, plan.arch)
+    full = planned_network(PrunePlan(plan.arch, {}))
     with torch.no_grad():
         for name, (outputs, _) in after.items():
             present = before.get(name, (None, None))[0]
+            here = len(full.get_parameter(f"{name}.weight") if present is None else present)
+            if outputs is not None and len(model.get_parameter(f"{name}.weight")) != here:
+                raise ValueError(f"the filters of {name!r} are not those of {plan.arch}, which the plan numbers")
             rows = None if outputs is None else _places(outputs, present, name)
             if rows is None:  # all that is there stays
                 continue
@@ -83,7 +88,7 @@ def prune_model(model: nn.Module, plan: PrunePlan, residual: Literal["live", "sc
     plan = replace(plan, residual=residual or plan.residual)
     small = build_like(model, plan)
     before, after = getattr(model, "kept_channels", {}), kept_channels(small)
-    _check_layers(model, after, plan.arch)
+    check_layers(model, after, plan.arch)
     for name, (outputs, inputs) in after.items():
         had_outputs, had_inputs = before.get(name, (None, None))
         copy_layer(
@@ -128,7 +133,12 @@ def build_like(model: nn.Module, plan: Plan) -> nn.Module:
     return small.to(weight.device, weight.dtype)
 
 
-def _check_layers(model: nn.Module, kept: dict[str, tuple[Ids, Ids]], arch: str) -> None:
+def check_layers(model: nn.Module, kept: Iterable[str], arch: str) -> None:
+    """Refuse a model with other layers than these.
+
+    Raises:
+        ValueError: a layer is missing on one of the two sides.
+    """
     have = layers_with_parameters(model)
     if odd := [name for name in kept if name not in have] or [name for name in have if name not in kept]:
         raise ValueError(

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_methods.backbones.plan import Plan, PrunePoint
-from lit_methods.backbones.widths import Block, Chain, WidthPlan
+from lit_methods.backbones.widths import Block, Chain, plan_for
 from lit_methods.backbones.wiring import Channels, Wiring
 
 _STEM = 192
@@ -103,9 +103,7 @@ def googlenet_cifar(
 
     ``mid_channels``: per stage the widths of 3x3 reduce, 5x5 reduce and the middle 3x3 of the 5x5 branch.
     """
-    if mid_channels is not None:
-        plan = WidthPlan.of_blocks("googlenet_cifar", inner_blocks(), mid_channels)
-    return GoogLeNet(num_classes, plan)
+    return GoogLeNet(num_classes, plan_for("googlenet_cifar", inner_blocks(), plan, mid_channels))
 
 
 def prune_points() -> list[PrunePoint]:

@@ -264,6 +264,12 @@ def build_backbone(
         return backbone.build(num_classes)
     if plan.arch != arch:
         raise ValueError(f"the plan is for arch {plan.arch!r}, the network is {arch!r}; build the one the plan is for")
+    if isinstance(plan, WidthPlan):
+        inside = [conv for block in inner_blocks(arch) for chain in block for conv in chain.convs[:-1]]
+        if odd := [conv for conv in plan.mid if conv not in inside]:
+            raise ValueError(
+                f"plan narrows {odd[0]!r}, which is no convolution inside a block of {arch}{nearest(odd[0], inside)}"
+            )
     return backbone.build(num_classes, plan=plan)
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_methods.backbones.plan import Backbone, Plan, PrunePoint
-from lit_methods.backbones.widths import Block, Chain, WidthPlan
+from lit_methods.backbones.widths import Block, Chain, plan_for
 from lit_methods.backbones.wiring import Channels, ResidualSum, Spread, Wiring
 
 
@@ -144,9 +144,7 @@ def resnet50(num_classes: int = 10, plan: Plan | None = None, mid_channels: list
 
 
 def _resnet(arch: str, num_classes: int, plan: Plan | None, mid_channels: list[int] | None) -> ResNet:
-    if mid_channels is not None:
-        plan = WidthPlan.of_blocks(arch, inner_blocks(arch), mid_channels)
-    return ResNet(arch, num_classes, plan)
+    return ResNet(arch, num_classes, plan_for(arch, inner_blocks(arch), plan, mid_channels))
 
 
 def prune_points(arch: str) -> list[PrunePoint]:

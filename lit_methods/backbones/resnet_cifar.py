@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_methods.backbones.plan import Backbone, Plan, PrunePoint
-from lit_methods.backbones.widths import Block, Chain, WidthPlan
+from lit_methods.backbones.widths import Block, Chain, plan_for
 from lit_methods.backbones.wiring import Channels, ResidualSum, Spread, Wiring
 
 _WIDTHS = (16, 32, 64)
@@ -97,9 +97,7 @@ def resnet110(num_classes: int = 10, plan: Plan | None = None, mid_channels: lis
 
 
 def _resnet(arch: str, blocks: int, num_classes: int, plan: Plan | None, mid_channels: list[int] | None) -> CifarResNet:
-    if mid_channels is not None:
-        plan = WidthPlan.of_blocks(arch, inner_blocks(blocks), mid_channels)
-    return CifarResNet(blocks, num_classes, plan)
+    return CifarResNet(blocks, num_classes, plan_for(arch, inner_blocks(blocks), plan, mid_channels))
 
 
 def prune_points(blocks: int) -> list[PrunePoint]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lit_methods.backbones.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Chain:
 
 
 Block = tuple[Chain, ...]  # chains side by side that share one rate
+MidChannels = Sequence[int | Sequence[int]]
 
 
 @dataclass
@@ -45,10 +49,12 @@ class WidthPlan:
     mid: dict[str, int]
 
     def __post_init__(self) -> None:
-        self.mid = {conv: int(width) for conv, width in self.mid.items()}
         for conv, width in self.mid.items():
-            if width < 1:
-                raise ValueError(f"plan gives {conv!r} {width} filters; a convolution needs at least one")
+            if width < 1 or width != int(width):
+                raise ValueError(
+                    f"plan gives {conv!r} {width} filters; a convolution needs a whole number of them, at least 1"
+                )
+        self.mid = {conv: int(width) for conv, width in self.mid.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for ``hparams["plan"]``."""
@@ -66,7 +72,7 @@ class WidthPlan:
         return cls(**plan)
 
     @classmethod
-    def of_blocks(cls, arch: str, blocks: Sequence[Block], mid_channels: Sequence[int | Sequence[int]]) -> WidthPlan:
+    def of_blocks(cls, arch: str, blocks: Sequence[Block], mid_channels: MidChannels) -> WidthPlan:
         """The plan for widths given block by block.
 
         Args:
@@ -100,3 +106,16 @@ class WidthPlan:
                 if width < n:
                     mid[conv] = width
         return cls(arch, mid)
+
+
+def plan_for(arch: str, blocks: Sequence[Block], plan: Plan | None, mid_channels: MidChannels | None) -> Plan | None:
+    """What a builder that takes either of the two builds.
+
+    Raises:
+        ValueError: both are given.
+    """
+    if mid_channels is None:
+        return plan
+    if plan is not None:
+        raise ValueError(f"{arch}: plan and mid_channels both say how narrow it is; give one of them")
+    return WidthPlan.of_blocks(arch, blocks, mid_channels)

@@ -213,6 +213,7 @@ class RunCLI(LightningCLI):
         names = {keys[1] for keys in said if keys[0] == "model" and len(keys) > 1 and keys[1] in takes}
         given = self.config.model.get("init_args", {}) if self.config.get("model") else {}
         explicit = {name: given[name] for name in names if name in given}
+        explicit.pop("base_checkpoint", None)  # the checkpoint's own weights follow
         return module_class.load_from_checkpoint(path, map_location="cpu", weights_only=True, **explicit)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

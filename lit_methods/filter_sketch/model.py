@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lit_methods.backbones import BACKBONES, WidthPlan, inner_blocks, planned_network
-from lit_methods.backbones.cutting import build_like, copy_layer
+from lit_methods.backbones import BACKBONES, Backbone, WidthPlan, find_backbone, inner_blocks, planned_network
+from lit_methods.backbones.cutting import build_like, check_layers, copy_layer, layers_with_parameters
 from lit_methods.filter_sketch.functional import (
     Layout,
     Tail,
@@ -113,15 +114,23 @@ def widths_at(arch: str, rates: Sequence[float], round_to: int = 1) -> WidthPlan
     blocks = inner_blocks(arch)
     if len(rates) != len(blocks):
         raise ValueError(f"{arch} takes {len(blocks)} rates, got {len(rates)}; give the kept fraction of each block")
-    full = planned_network(WidthPlan(arch, {}))
+    sizes = _filter_sizes(find_backbone(arch))
     mid: dict[str, int] = {}
     for block, rate in zip(blocks, rates, strict=True):
         for chain in block:
             for conv, n in zip(chain.convs, chain.widths, strict=False):
                 width = round_up(sketch_width(n, rate), round_to, n)
-                if width < min(n, full.get_parameter(f"{conv}.weight")[0].numel()):
+                if width < min(n, sizes[conv]):
                     mid[conv] = width
     return WidthPlan(arch, mid)
+
+
+@lru_cache
+def _filter_sizes(backbone: Backbone) -> dict[str, int]:
+    """Numbers in each filter of every convolution of the full network."""
+    with torch.device("meta"):
+        network = backbone.build()
+    return {name: part.weight[0].numel() for name, part in network.named_modules() if isinstance(part, nn.Conv2d)}
 
 
 def sketch_to_plan(model: nn.Module, plan: WidthPlan, sketcher: Sketcher) -> nn.Module:
@@ -141,6 +150,7 @@ def sketch_to_plan(model: nn.Module, plan: WidthPlan, sketcher: Sketcher) -> nn.
         [('layer1.0.conv1', 0), ('layer1.0.conv2', 1)]
     """
     small = build_like(model, plan)
+    check_layers(model, layers_with_parameters(small), plan.arch)
     made: set[str] = set()  # layers that are not copied: sketched convolutions, and the norms that start afresh
     for chain in (chain for block in inner_blocks(plan.arch) for chain in block):
         narrow = [_is_sketched(model, conv, plan, sketcher.normalize) for conv in chain.convs[:-1]]
@@ -222,11 +232,12 @@ def arch_of(model: nn.Module) -> str:
         >>> arch_of(resnet56(num_classes=100))
         'resnet56'
     """
-    shapes = {name: tensor.shape[1:] for name, tensor in model.named_parameters()}  # without the number of classes
+    shapes = {name: tensor.shape for name, tensor in model.named_parameters()}
+    classes = [layer.out_features for layer in model.modules() if isinstance(layer, nn.Linear)][-1:]
     for arch, backbone in BACKBONES.items():
         if backbone.inner_blocks is not None:
-            full = planned_network(WidthPlan(arch, {}))
-            if {name: tensor.shape[1:] for name, tensor in full.named_parameters()} == shapes:
+            full = planned_network(WidthPlan(arch, {}), *classes)
+            if {name: tensor.shape for name, tensor in full.named_parameters()} == shapes:
                 return arch
     having = ", ".join(arch for arch, backbone in BACKBONES.items() if backbone.inner_blocks is not None)
     raise ValueError(

@@ -26,7 +26,7 @@ class Budget:
         target_params: parameters, in the same way; one of the two is given.
         allocation: ``"uniform"`` removes the same fraction everywhere, ``"global"`` the lowest scores of the whole
             network, but never more than nine tenths of a group.
-        keep_ends: leave the first and the last group whole.
+        keep_ends: leave the first and the last group as wide as they are.
 
     Raises:
         ValueError: not exactly one target, one that is not positive, or an unknown allocation.
@@ -86,7 +86,7 @@ class Budget:
             highest: per group the highest fraction that leaves a network, ``None`` for just below 1.
 
         Returns:
-            One number per group, in [0, 1), of four decimals.
+            One number per group, in [0, 1): of four decimals for ``"uniform"``, of the form k / n for ``"global"``.
 
         Raises:
             ValueError: even the smallest network costs more; the message says how much.
@@ -134,9 +134,6 @@ def _lowest_first(scores: Sequence[Tensor], most: list[float]) -> Callable[[int]
 
     def share(step: int) -> list[float]:
         gone = torch.bincount(order[:step], minlength=len(scores)).tolist()
-        return [
-            min(-(-GRID * k // len(score)) / GRID, highest)
-            for k, score, highest in zip(gone, scores, most, strict=True)
-        ]
+        return [min(k / len(score), highest) for k, score, highest in zip(gone, scores, most, strict=True)]
 
     return share

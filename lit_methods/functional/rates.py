@@ -1,8 +1,11 @@
 """Lists of rates in the short form of the papers' command lines, and channel counts that hardware likes."""
 
+import math
 import re
 from collections.abc import Sequence
 from itertools import groupby
+
+import numpy as np
 
 _TERM = re.compile(r"\[\s*([+-]?\d*\.\d*)\s*\](?:\s*\*\s*(\d+))?")
 
@@ -50,8 +53,17 @@ def format_rates(rates: Sequence[float]) -> str:
 
 
 def _decimal(rate: float) -> str:
-    text = f"{rate:.10f}".rstrip("0")  # never with an exponent
-    return text + "0" if text.endswith(".") else text
+    return np.format_float_positional(rate, trim="0")  # as few digits as tell it apart, never an exponent
+
+
+def round_rate_up(rate: float) -> float:
+    """To four decimals, never below ``rate``: what a cut-off product with a width takes for the whole number meant.
+
+    Example:
+        >>> round_rate_up(1 / 12), round_rate_up(1 - 1 / 12), round_rate_up(1 - 0.7)
+        (0.0834, 0.9167, 0.3)
+    """
+    return math.ceil(round(10_000 * rate, 6)) / 10_000
 
 
 def round_up(channels: int, multiple: int, most: int) -> int:

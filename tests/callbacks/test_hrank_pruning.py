@@ -252,7 +252,9 @@ class TestRefusals:
     def test_network_without_a_table_and_without_the_extra(self, make_trainer, monkeypatch):
         monkeypatch.setitem(sys.modules, "torch_pruning", None)
         module = HRank(build_backbone("tiny", 10), num_classes=10)
-        with pytest.raises(ValueError, match=r"pip install 'lit-methods\[prune\]'; or add a table: BACKBONES\['my_net'\]"):
+        with pytest.raises(
+            ValueError, match=r"pip install 'lit-methods\[prune\]'; or add a table: BACKBONES\['my_net'\]"
+        ):
             fit(make_trainer, HRankPruning(rates=0.5, at_epoch=1), module)
 
     def test_scores_of_another_network(self, make_trainer, tmp_path):
