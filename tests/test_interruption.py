@@ -26,7 +26,7 @@ from tests.tiny import register
 
 CODES = {"SIGTERM": 143, "SIGINT": 130}
 STEPS = 4  # per epoch, as in RUN; validation after every epoch, pruning before the third
-WORDS = [*RUN, "--trainer.callbacks.at_epoch", "2", "--trainer.callbacks.num_images", "48"]
+WORDS = ["hrank", *RUN, "--trainer.callbacks.at_epoch", "2", "--trainer.callbacks.num_images", "48"]
 WORDS += ["--trainer.callbacks.rates", "0.5", "--trainer.limit_val_batches", "3", "--checkpoint.save_top_k", "1"]
 
 
