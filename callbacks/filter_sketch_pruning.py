@@ -36,7 +36,8 @@ class FilterSketchPruning(FilterPruning):
         channel_layout: ``"official"`` reproduces a slip of the official code in the sketch of input channels.
         target: ``target_macs`` or ``target_params`` in the place of ``rates``, with ``allocation`` and ``keep_ends``;
             and ``round_to``: see ``FilterPruning``. ``allocation="global"`` narrows each block as far as its filter
-            matrices lose the same part of their energy.
+            matrices lose the same part of their energy. A block that keeps its width, by ``keep_ends`` or at rate 1, is
+            rescaled all the same and its batch norm starts afresh, unless ``normalize`` is ``None``.
 
     Raises:
         ValueError: a rate outside (0, 1] or one that leaves a layer without filters, the wrong number of rates, a

@@ -159,7 +159,7 @@ class HRankPruning(FilterPruning):
         structure = self.structure(trainer, module)
         if self.score_file is None:
             self._images(trainer)  # refuses a number that the data does not have, before hours of training
-            scores = {point.conv: torch.zeros(point.num_filters) for point in structure.points}  # only sizes matter yet
+            scores = _stand_ins(structure.points)
         else:
             scores = load_rank_scores(self.score_file, structure.points)
         try:
@@ -317,8 +317,8 @@ class HRankPruning(FilterPruning):
             if isinstance(plan, WidthPlan) or (keep := plan.kept(conv)) is None:
                 continue
             weight = module.model.get_parameter(f"{conv}.weight")
-            highest = score[keep].argsort(descending=True, stable=True)
-            positions = highest[: int(self.freeze_fraction * len(keep))].to(weight.device)
+            best = score[keep].argsort(descending=True, stable=True)
+            positions = best[: int(self.freeze_fraction * len(keep))].to(weight.device)
             frozen.append((weight, positions, weight.detach()[positions].clone()))
         return frozen
 
@@ -332,3 +332,9 @@ class HRankPruning(FilterPruning):
         """Ranks are not taken again."""
         super().load_state_dict(state_dict)
         self.scores, self.best = state_dict["scores"], state_dict["best"]
+
+
+def _stand_ins(points: list[PrunePoint]) -> dict[str, Tensor]:
+    """Scores until there are ranks; random ones, since equal ones would line up along residual streams."""
+    generator = torch.Generator().manual_seed(0)
+    return {point.conv: torch.rand(point.num_filters, generator=generator) for point in points}

@@ -51,7 +51,7 @@ class FilterPruning(Callback, ABC):
             of the whole network.
         keep_ends: a target leaves the first and the last group as wide as they are.
         round_to: channel counts become the next multiple of this, such as 8, where the layer is as wide; ``None``
-            leaves them as they come.
+            leaves them as they come. At a grouped convolution of a traced network they stay multiples of its groups.
     """
 
     meaning: str  # what a number outside the range of rates is told
@@ -78,8 +78,10 @@ class FilterPruning(Callback, ABC):
                 f"allocation={allocation!r}, keep_ends={keep_ends}: only a target is shared out, and rates={rates!r} "
                 "are given; leave them out"
             )
-        if round_to is not None and round_to < 1:
-            raise ValueError(f"round_to={round_to} must be at least 1: channel counts become multiples of it")
+        if round_to is not None and (round_to < 1 or round_to != int(round_to)):
+            raise ValueError(
+                f"round_to={round_to} must be a whole number of at least 1: channel counts become multiples"
+            )
         self.given_rates = rates  # as the user wrote them, for messages
         self.rates = _read_rates(rates)
         for rate in self.rates if isinstance(self.rates, list) else [self.rates]:
@@ -236,6 +238,7 @@ class FilterPruning(Callback, ABC):
         module.hparams["plan"] = plan.to_dict()
         module.hparams["start_epoch"] = trainer.current_epoch
         replace_network(trainer, module, network)
+        module.put_full_network_aside()
         self.stages_done += 1
         self._record(trainer, module, plan, before)
         if self.budget is not None and self.stages_done == 1:
@@ -378,9 +381,12 @@ def _read_rates(rates: Any) -> list[float] | float | None:
     if isinstance(rates, str):
         return parse_rates(rates)
     try:
-        return None if rates is None else np.asarray(rates, dtype=float).tolist()
+        numbers = None if rates is None else np.asarray(rates, dtype=float)
     except (TypeError, ValueError):
-        raise ValueError(f"rates={rates!r} must be a number, numbers, or text such as '[0.1]+[0.6]*35'") from None
+        numbers = np.empty((0, 0))
+    if numbers is not None and (numbers.ndim > 1 or numbers.size == 0):
+        raise ValueError(f"rates={rates!r} must be a number, a list of numbers, or text such as '[0.1]+[0.6]*35'")
+    return None if numbers is None else numbers.tolist()
 
 
 def prunable(module: LightningModule) -> ImageClassifier:

@@ -1,7 +1,8 @@
-"""Four pruners on one trained network at equal cost: HRank, FilterSketch, the L1 norm of filters, and chance.
+"""Four pruners on one trained network within equal budgets: HRank, FilterSketch, the L1 norm of filters, and chance.
 
-Each is given the same multiply-adds and the same fine-tune, then tested and timed: a table, and a picture of accuracy
-against cost. Without a checkpoint, a network is trained first.
+Each is given the same multiply-adds at most, one rate for all layers, and the same fine-tune, then tested and timed: a
+table, which says how close to the budget each comes, and a picture of accuracy against cost. Without a checkpoint, a
+network is trained first.
 
 Run: python examples/compare_pruners.py
      python examples/compare_pruners.py --checkpoint resnet20.npz --dataset cifar10 --batch_size 128 --steps 4000
@@ -28,7 +29,7 @@ from lit_methods.filter_sketch import structure as filter_sketch
 from lit_methods.filter_sketch.model import sketch_model
 from lit_methods.functional import count_macs, measure_latency
 from lit_methods.functional.budget import Budget
-from lit_methods.functional.rates import format_rates
+from lit_methods.functional.rates import format_rates, round_rate_up
 from lit_methods.hrank import structure as hrank
 from lit_methods.hrank.functional import rank_scores
 
@@ -102,7 +103,7 @@ def sketch_filters(
     """Inside the blocks fewer, new filters stand for all the old ones; a rate is the fraction that is kept."""
 
     def kept(removed: list[float]) -> list[float]:
-        return [round(1 - fraction, 4) for fraction in removed]
+        return [round_rate_up(1 - fraction) for fraction in removed]
 
     def network_at(removed: list[float]) -> nn.Module:
         return structure.shape(structure.plan(kept(removed)))

@@ -264,8 +264,7 @@ class ImageClassifier(Described, LightningModule):
 
         H and W are dynamic as well where the network takes other sizes than its own, which is tried out.
         """
-        backbone = self.hparams.get("backbone")
-        published = BACKBONES[backbone].input_size if isinstance(backbone, str) else (3, 32, 32)
+        published = BACKBONES[self.arch].input_size if self.arch is not None else (3, 32, 32)
         example = torch.zeros(2, *(self.hparams["input_size"] or published), device=self.device)
         axes = {0: torch.export.Dim("batch")}
         if (smallest := self._smallest_side(*example.shape[2:])) is not None:
@@ -339,12 +338,18 @@ class ImageClassifier(Described, LightningModule):
     def full_network(self) -> nn.Module:
         """A network as it is before anything is removed, of its own; draws no random numbers.
 
-        Fresh weights for a name, some earlier weights of a network that was given as an object.
+        Fresh weights for a name. A network that was given as an object is held as long as this module, and has the
+        weights it had when something was removed.
         """
         if isinstance(given := self._backbone[0], nn.Module):
             return copy.deepcopy(given)
         with torch.random.fork_rng(devices=[]):
             return build_backbone(given, self.hparams["num_classes"])
+
+    def put_full_network_aside(self) -> None:
+        """Move a network that was given as an object, and is no longer the one that runs, to the CPU."""
+        if isinstance(given := self._backbone[0], nn.Module) and given is not self.model:
+            given.cpu()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A checkpoint holds its weights: the file that they once started from may be gone when it is loaded."""

@@ -262,6 +262,11 @@ def build_backbone(
     backbone = find_backbone(arch)
     if plan is None:
         return backbone.build(num_classes)
+    if isinstance(plan, TracedPlan):
+        raise ValueError(
+            f"the plan is for a {plan.arch} that was given as an object, not for {arch!r}; give the full network "
+            "again: load_from_checkpoint(path, backbone=network), or model.backbone"
+        )
     if plan.arch != arch:
         raise ValueError(f"the plan is for arch {plan.arch!r}, the network is {arch!r}; build the one the plan is for")
     if isinstance(plan, WidthPlan):
@@ -299,7 +304,10 @@ def inner_blocks(arch: str) -> list[Block]:
     blocks = find_backbone(arch).inner_blocks
     if blocks is None:
         having = ", ".join(name for name, backbone in BACKBONES.items() if backbone.inner_blocks is not None)
-        raise ValueError(f"{arch} has no table of blocks that can be narrowed from within; there is one for {having}")
+        raise ValueError(
+            f"{arch} has no table of blocks that can be narrowed from within; there is one for {having}. As an object, "
+            f"build_backbone({arch!r}), it is traced instead"
+        )
     return blocks()
 
 

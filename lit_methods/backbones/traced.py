@@ -58,12 +58,12 @@ def channel_groups(model: nn.Module, input_size: Sequence[int] = (3, 224, 224)) 
         except Exception as error:  # a stranger's network may raise anything
             raise ValueError(
                 f"a {arch} cannot be pruned at input_size={tuple(input_size)}, because it does not run on two such "
-                f"images in eval and in training mode: {first_line(error)}"
+                f"images in float64 on a CPU, in eval and in training mode, as the trial does: {first_line(error)}"
             ) from error
         try:
             graph = torch_pruning.DependencyGraph()
             graph.build_dependency(trial.eval(), (images[:1],), verbose=False)
-            groups = _groups(graph, {trial.get_submodule(name): name for name in order})
+            groups = _groups(graph, {trial.get_submodule(name): name for name in order}, _tied(model))
         except Exception as error:
             raise ValueError(
                 f"torch-pruning cannot follow the channels of a {arch} ({type(error).__name__}: {first_line(error)}); "
@@ -190,13 +190,21 @@ def _is_activation(layer: nn.Module) -> bool:
     )
 
 
-def _groups(graph: Any, names: Mapping[nn.Module, str]) -> list[ChannelGroup]:
+def _tied(model: nn.Module) -> set[str]:
+    """Layers that share a parameter with another one; cut apart, they would no longer."""
+    owners: dict[nn.Parameter, set[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        owners.setdefault(parameter, set()).add(name.rpartition(".")[0])
+    return {layer for layers in owners.values() if len(layers) > 1 for layer in layers}
+
+
+def _groups(graph: Any, names: Mapping[nn.Module, str], tied: set[str]) -> list[ChannelGroup]:
     """The groups that torch-pruning sees and we would know how to cut; layers in the order of ``names``."""
     groups: list[ChannelGroup] = []
     for layer, name in names.items():
         if isinstance(layer, _ConvNd) and not any(name in group.writers for group in groups):
             group = _group(graph, names, layer)
-            groups += [group] if group else []
+            groups += [group] if group and not tied & {*group.writers, *group.norms, *group.readers} else []
     return groups
 
 

@@ -128,7 +128,8 @@ def load_weights(network: nn.Module, tensors: dict[str, Tensor], source: str = "
             f"{source} does not fit this {type(network).__name__}: {len(missing)} missing, "
             f"{len(unexpected)} unexpected, {len(reshaped)} of another shape\n{table}"
         )
-    network.load_state_dict(given)
+    wanted.update(given)  # which keeps the version marks that state_dict() carries
+    network.load_state_dict(wanted)
 
 
 def untrained(network: nn.Module) -> bool:

@@ -307,6 +307,6 @@ def _tell(outcome: Outcome) -> str:
 def _epochs_of(callback: Callback, module: LightningModule) -> list[int]:
     """The epochs in which a callback does what a short run may never come to."""
     if isinstance(callback, FilterPruning):
-        return callback.stage_epochs(module.hparams.get("backbone"))
+        return callback.stage_epochs(getattr(module, "arch", None))
     at_epoch = getattr(callback, "at_epoch", None)
     return [at_epoch] if isinstance(at_epoch, int) else []

@@ -87,6 +87,8 @@ def sketch_model(
         >>> sketch_model(resnet20(), [0.6] * 9).layer1[0].conv2.weight.shape
         torch.Size([16, 9, 3, 3])
     """
+    if isinstance(rates, str | float):
+        raise ValueError(f"rates={rates!r} must be one number per block; parse_rates reads the published syntax")
     plan = widths_at(arch_of(model), rates)
     sketcher = Sketcher(normalize, tail, channel_layout, with_report=return_report)
     small = sketch_to_plan(model, plan, sketcher)
@@ -188,7 +190,7 @@ class Sketcher:
         normalize: see ``sketch_conv_weight``.
         tail: see ``frequent_directions``.
         channel_layout: see ``sketch_conv_weight``.
-        with_report: fill ``report``, whose last column takes as long as the sketch itself.
+        with_report: fill ``report``, whose last column takes longer than the sketch itself.
     """
 
     def __init__(
@@ -242,7 +244,8 @@ def arch_of(model: nn.Module) -> str:
     having = ", ".join(arch for arch, backbone in BACKBONES.items() if backbone.inner_blocks is not None)
     raise ValueError(
         f"this {type(model).__name__} is no full network with a table of inner blocks ({having}): it is pruned "
-        "already, or needs an entry, BACKBONES['my_net'] = Backbone(build, prune_points, inner_blocks=...)"
+        "already, or needs an entry, BACKBONES['my_net'] = Backbone(build, prune_points, inner_blocks=...); "
+        "FilterSketchPruning traces a network without one"
     )
 
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
-from lit_methods.backbones import Plan, TracedPlan, WidthPlan, cut_network, inner_blocks, planned_network
+from lit_methods.backbones import Plan, TracedPlan, WidthPlan, cut_network, inner_blocks
 from lit_methods.backbones.groups import ChannelGroup, traced_plan
+from lit_methods.backbones.structure import Skeleton, Table
 from lit_methods.backbones.traced import channel_groups, norms_behind
 from lit_methods.filter_sketch.functional import sketch_width, tail_energy
 from lit_methods.filter_sketch.model import Sketcher, sketch_to_plan, widths_at
 from lit_methods.functional.rates import round_up
 
 
-class TableStructure:
+class TableStructure(Table):
     """A network of ``BACKBONES`` with a table of inner blocks; one rate for each of them.
 
     Args:
@@ -26,7 +27,7 @@ class TableStructure:
     """
 
     def __init__(self, arch: str, num_classes: int) -> None:
-        self.arch, self.num_classes = arch, num_classes
+        super().__init__(arch, num_classes)
         self.blocks = [[conv for chain in block for conv in chain.convs[:-1]] for block in inner_blocks(arch)]
         self.lowest = [
             lowest_rate(min(width for chain in block for width in chain.widths)) for block in inner_blocks(arch)
@@ -36,17 +37,13 @@ class TableStructure:
         """The widths at these kept fractions, one per block."""
         return widths_at(self.arch, rates, round_to)
 
-    def shape(self, plan: Plan) -> nn.Module:
-        """The small network on the meta device."""
-        return planned_network(plan, self.num_classes)
-
     def sketch(self, network: nn.Module, plan: Plan, sketcher: Sketcher) -> nn.Module:
         """The small network with sketched weights."""
         assert isinstance(plan, WidthPlan)
         return sketch_to_plan(network, plan, sketcher)
 
 
-class TracedStructure:
+class TracedStructure(Skeleton):
     """Any convolutional network: the channels inside its blocks that torch-pruning finds, in forward order.
 
     A block is a group of channels that one dense convolution with a norm behind it writes; depthwise convolutions and
@@ -67,8 +64,8 @@ class TracedStructure:
     """
 
     def __init__(self, network: nn.Module, input_size: Sequence[int]) -> None:
+        super().__init__(network)
         groups = channel_groups(network, input_size)
-        self.skeleton = copy.deepcopy(network).to("meta")
         normed = norms_behind(network, input_size)
         self.normed = {conv for conv in normed if network.get_submodule(conv).groups == 1}
         self.groups = [group for group in groups if [w for w in group.writers if w in self.normed] == [group.root]]
@@ -82,11 +79,7 @@ class TracedStructure:
 
     def plan(self, rates: Sequence[float], round_to: int = 1) -> TracedPlan:
         """The channels that stay at these kept fractions, one per block."""
-        if len(rates) != len(self.groups):
-            raise ValueError(
-                f"this {type(self.skeleton).__name__} takes {len(self.groups)} rates, got {len(rates)}; "
-                "give the kept fraction of each block"
-            )
+        self.check_number(rates, len(self.groups), "to keep of each block")
         keep: dict[str, list[int]] = {}
         for group, rate in zip(self.groups, rates, strict=True):
             width = round_up(sketch_width(group.channels, rate), round_to, group.channels)
@@ -95,30 +88,27 @@ class TracedStructure:
                 keep[group.root] = [part * size + i for part in range(group.parts) for i in range(kept)]
         return traced_plan(self.skeleton, self.groups, keep)
 
-    def shape(self, plan: Plan) -> nn.Module:
-        """The small network on the meta device."""
-        return cut_network(self.skeleton, plan)
-
     def sketch(self, network: nn.Module, plan: Plan, sketcher: Sketcher) -> nn.Module:
         """The small network with sketched weights."""
         assert isinstance(plan, TracedPlan)
         small = cut_network(network, plan)
-        narrowed = [group for group in self.groups if plan.kept(group.root) is not None]
+        again = sketcher.normalize is not None  # what keeps its width is rescaled
+        chosen = [group for group in self.groups if again or plan.kept(group.root) is not None]
         sketched: dict[str, Tensor] = {}
-        for group in narrowed:  # filters first
+        for group in chosen:  # filters first
             layer = small.get_submodule(group.root)
             full = network.get_parameter(f"{group.root}.weight").detach()
             sketched[group.root] = sketcher(group.root, full, len(layer.get_parameter("weight")), 0)
             if isinstance(layer.bias, Tensor):
                 nn.init.zeros_(layer.bias)
-            for norm in group.norms:
-                small.get_submodule(norm).reset_parameters()  # type: ignore[operator]
-        for group in narrowed:
+            for norm in (small.get_submodule(name) for name in group.norms):
+                if isinstance(norm, _NormBase):  # and no PReLU
+                    norm.reset_parameters()
+        for group in chosen:
             for name in self._readers(group):
                 target = small.get_parameter(f"{name}.weight")
                 weight = sketched.get(name, network.get_parameter(f"{name}.weight").detach())
-                if len(weight) == len(target):  # else its outputs are narrowed in another way than by a sketch
-                    sketched[name] = sketcher(name, weight, target.shape[1], 1)
+                sketched[name] = sketcher(name, weight, target.shape[1], 1)
         with torch.no_grad():
             for name, weight in sketched.items():
                 small.get_parameter(f"{name}.weight").copy_(weight)

@@ -48,7 +48,7 @@ class Budget:
             raise ValueError(
                 f"target_macs={self.target_macs} and target_params={self.target_params}: give exactly one of them"
             )
-        if not self.target > 0:
+        if isinstance(self.target, bool | str) or not self.target > 0:
             raise ValueError(f"{self.name}={self.target} must be positive: a fraction of 1, or a number above")
         if self.allocation not in get_args(Allocation):
             raise ValueError(f"allocation={self.allocation!r} must be 'uniform' or 'global'")
@@ -112,9 +112,9 @@ class Budget:
         steps = GRID if self.allocation == "uniform" else sum(map(len, scores))
         if (smallest := cost(share(steps))) > limit:
             raise ValueError(
-                f"{self.name}={self.target:g} cannot be met: the smallest network there is has {smallest:,} of "
-                f"{dense:,}, that is {smallest / dense:.4f}; "
-                + ("try keep_ends=False" if self.keep_ends else "aim higher")
+                f"{self.name}={self.target:g} cannot be met: the smallest network that this pruner makes has "
+                f"{smallest:,} of {dense:,}, that is {smallest / dense:.4f}; "
+                + ("try keep_ends=False" if self.keep_ends else "give a larger target")
             )
         low, high = 0, steps  # too dear; cheap enough
         while high - low > 1:

@@ -87,10 +87,10 @@ def select_filters(scores: Tensor, rate: float) -> Tensor:
         >>> select_filters(torch.tensor([3.0, 1.0, 2.0, 1.0]), 0.5)
         tensor([0, 2])
     """
-    return highest(scores, len(scores) - prune_count(len(scores), rate) if scores.ndim else 0)
+    return best_filters(scores, len(scores) - prune_count(len(scores), rate) if scores.ndim else 0)
 
 
-def highest(scores: Tensor, kept: int) -> Tensor:
+def best_filters(scores: Tensor, kept: int) -> Tensor:
     """Rising ids of so many filters of highest score; among equals the lower ids go first. See ``select_filters``."""
     if scores.ndim != 1 or len(scores) == 0 or scores.isnan().any():
         raise ValueError(f"scores must be a vector (C,) of numbers, got shape {tuple(scores.shape)}: {scores}")
@@ -243,7 +243,7 @@ def build_plan(arch: str, scores: Mapping[str, Tensor], rates: Sequence[float], 
         if point.conv not in scores or scores[point.conv].shape != (n,):
             got = tuple(scores[point.conv].shape) if point.conv in scores else "none"
             raise ValueError(f"scores of {point.conv!r} must have shape ({n},), got {got}")
-        keep[point.conv] = highest(scores[point.conv], kept).tolist()
+        keep[point.conv] = best_filters(scores[point.conv], kept).tolist()
     return PrunePlan(arch, keep)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -10,14 +9,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lit_methods.backbones import Plan, PrunePlan, TracedPlan, cut_network, planned_network, prune_points
+from lit_methods.backbones import PrunePlan, TracedPlan, prune_points
 from lit_methods.backbones.groups import select_channels, traced_plan
+from lit_methods.backbones.structure import Skeleton, Table
 from lit_methods.backbones.traced import channel_groups, score_points
 from lit_methods.functional.rates import round_up
 from lit_methods.hrank.functional import build_plan, prune_count
 
 
-class TableStructure:
+class TableStructure(Table):
     """A network of ``BACKBONES``: what the paper prunes of it, in the paper's order.
 
     Args:
@@ -27,7 +27,8 @@ class TableStructure:
     """
 
     def __init__(self, arch: str, num_classes: int, residual: Literal["live", "scatter"]) -> None:
-        self.arch, self.num_classes, self.residual = arch, num_classes, residual
+        super().__init__(arch, num_classes)
+        self.residual = residual
         self.points = prune_points(arch)
         self.groups = list(dict.fromkeys(point.group for point in self.points))
 
@@ -40,12 +41,8 @@ class TableStructure:
         """What stays at these removed fractions, one per group."""
         return replace(build_plan(self.arch, scores, rates, round_to=round_to), residual=self.residual)
 
-    def shape(self, plan: Plan) -> nn.Module:
-        """The small network on the meta device."""
-        return planned_network(plan, self.num_classes)
 
-
-class TracedStructure:
+class TracedStructure(Skeleton):
     """Any convolutional network: the groups of channels that torch-pruning finds, in forward order.
 
     A group is scored by the mean over its convolutions, each relative to the highest score in its layer.
@@ -59,9 +56,9 @@ class TracedStructure:
     """
 
     def __init__(self, network: nn.Module, input_size: Sequence[int]) -> None:
+        super().__init__(network)
         groups = channel_groups(network, input_size)
         self.channel_groups, self.points = score_points(network, groups, input_size)
-        self.skeleton = copy.deepcopy(network).to("meta")
         self.groups = [group.root for group in self.channel_groups]
 
     def group_scores(self, scores: Mapping[str, Tensor]) -> list[Tensor]:
@@ -71,11 +68,7 @@ class TracedStructure:
 
     def plan(self, scores: Mapping[str, Tensor], rates: Sequence[float], round_to: int = 1) -> TracedPlan:
         """What stays at these removed fractions, one per group."""
-        if len(rates) != len(self.groups):
-            raise ValueError(
-                f"this {type(self.skeleton).__name__} takes {len(self.groups)} rates, got {len(rates)}; "
-                "give one fraction to remove per group of channels"
-            )
+        self.check_number(rates, len(self.groups), "to remove of each group of channels")
         removed = []
         for group, rate in zip(self.channel_groups, rates, strict=True):
             n = group.channels
@@ -83,10 +76,6 @@ class TracedStructure:
         share = {point.conv: relative(scores[point.conv]) for point in self.points}
         keep = select_channels(share, self.channel_groups, removed)
         return traced_plan(self.skeleton, self.channel_groups, keep)
-
-    def shape(self, plan: Plan) -> nn.Module:
-        """The small network on the meta device."""
-        return cut_network(self.skeleton, plan)
 
 
 Structure = TableStructure | TracedStructure

@@ -197,10 +197,15 @@ BOTH = [
     ({"target_macs": 0.5, "allocation": "even"}, "allocation='even' must be 'uniform' or 'global'"),
     ({"rates": 0.5, "allocation": "global"}, "allocation='global'.*target"),
     ({"rates": 0.5, "keep_ends": True}, "keep_ends=True.*target"),
-    ({"rates": 0.5, "round_to": 0}, "round_to=0 must be at least 1"),
+    ({"rates": 0.5, "round_to": 0}, "round_to=0 must be a whole number of at least 1"),
     ({"rates": 0.5, "at_epoch": -1}, "at_epoch=-1 must not be negative"),
     ({"rates": "[0.5]+0.5"}, r"cannot read the term '0\.5'"),
     ({"rates": float("nan")}, "rates=nan"),
+    ({"rates": []}, r"rates=\[\] must be a number"),
+    ({"rates": [[0.5]]}, r"rates=\[\[0\.5\]\] must be a number"),
+    ({"rates": [0.5, "a"]}, r"must be a number, a list of numbers, or text"),
+    ({"rates": 0.5, "round_to": 2.5}, r"round_to=2\.5 must be a whole number"),
+    ({"target_macs": True}, "target_macs=True must be positive"),
 ]
 SKETCH = [
     ({"rates": 0.0}, r"rates=0\.0: 0\.0 is outside \(0, 1\]; a rate is the fraction that is kept"),
@@ -428,7 +433,9 @@ def test_targets_beyond_reach_are_refused_before_training(quick_trainer, kind, a
             raise AssertionError("training has started")
 
     callback = pruner(kind, target_macs=1e-4, allocation=allocation, at_epoch=1)
-    message = f"target_macs=0.0001 cannot be met: the smallest network there is has {smallest:,} of {dense:,}"
+    message = (
+        f"target_macs=0.0001 cannot be met: the smallest network that this pruner makes has {smallest:,} of {dense:,}"
+    )
     with pytest.raises(ValueError, match=message):
         fit(quick_trainer, callback, module_of("tiny_deep", Never))
 
