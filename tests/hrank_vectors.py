@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lit_methods.backbones import PrunePlan, prune_points
+from lit_methods.backbones import PrunePlan, build_backbone, prune_points
 from lit_methods.hrank.functional import parse_compress_rate, prune_count
 
 FILES = {  # our name -> name in the vectors
@@ -78,3 +78,15 @@ def random_plan(arch: str, rates: str, seed: int = 0) -> PrunePlan:
         if kept < point.num_filters:
             keep[point.conv] = np.sort(generator.choice(point.num_filters, kept, replace=False)).tolist()
     return PrunePlan(arch, keep)
+
+
+def randomised(arch: str, classes: int = 10) -> nn.Module:
+    """A network whose batch norms are not neutral."""
+    model = build_backbone(arch, classes)
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.uniform_(part.weight, 0.2, 0.6)
+            nn.init.uniform_(part.bias, -0.2, 0.3)
+            nn.init.uniform_(part.running_mean, -0.2, 0.2)
+            nn.init.uniform_(part.running_var, 0.5, 1.5)
+    return model

@@ -20,7 +20,7 @@ from lit_methods.backbones import (
 )
 from lit_methods.backbones.wiring import Channels, Wiring
 from lit_methods.functional import count_macs
-from tests.hrank_vectors import FILES, RATES, fill, random_plan
+from tests.hrank_vectors import FILES, RATES, fill, random_plan, randomised
 
 SIZES = {"resnet50": 64, "googlenet_cifar": 16, "vgg16_bn_cifar": 16}
 CASES = [
@@ -28,18 +28,6 @@ CASES = [
     for arch in FILES
     for residual in (("live", "scatter") if arch.startswith("resnet") else ("live",))
 ]
-
-
-def randomised(arch, classes=10):
-    """A network whose batch norms are not neutral."""
-    model = build_backbone(arch, classes)
-    for part in model.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            nn.init.uniform_(part.weight, 0.2, 0.6)
-            nn.init.uniform_(part.bias, -0.2, 0.3)
-            nn.init.uniform_(part.running_mean, -0.2, 0.2)
-            nn.init.uniform_(part.running_var, 0.5, 1.5)
-    return model
 
 
 def cut(tensor, rows, columns):
