@@ -356,8 +356,8 @@ class FilterPruning(Callback, ABC):
         RunReport.of(trainer).table(trainer, "prune/dense_against_pruned", ["", "dense", "pruned"], rows)
 
     def summary(self) -> dict[str, float | str]:
-        """``prune/*`` for ``summary.json``; empty where nothing was pruned."""
-        return {**self.results, "prune/rates": format_rates(self.settled)} if self.settled and self.results else {}
+        """``prune/*`` and ``rates`` for ``summary.json``; empty where nothing was pruned."""
+        return {**self.results, "rates": format_rates(self.settled)} if self.settled and self.results else {}
 
     def state_dict(self) -> dict[str, Any]:
         """Plain types."""

@@ -101,7 +101,7 @@ def test_at_epoch_zero_prunes_before_the_first_batch(make_trainer):
     assert summary["prune/macs"] == count_macs(module.model) < summary["prune/dense_macs"]
     assert summary["prune/dense_macs"] == count_macs(build_backbone("tiny"))
     assert summary["prune/params"] == sum(p.numel() for p in module.model.parameters())
-    assert summary["prune/rates"] == "[0.25]"
+    assert summary["rates"] == "[0.25]"
     result = trainer.test(module, datamodule=digits(), verbose=False)[0]
     assert {"test/top1", "test/dense_top1"} <= result.keys()
 
@@ -361,7 +361,7 @@ def test_uniform_targets_are_met_by_the_largest_network_there_is(quick_trainer, 
     assert widths_of(module) == expected
     assert callback.summary()["prune/params" if params else "prune/macs"] == cost(expected, params)
 
-    rates = callback.summary()["prune/rates"]
+    rates = callback.summary()["rates"]
     rounding = f", round_to={step}" if step > 1 else ""
     said = [line for line in capsys.readouterr().out.splitlines() if "is met by" in line]
     assert said == [
@@ -378,7 +378,7 @@ def test_found_rates_give_the_same_plan_again(quick_trainer, kind):
     torch.manual_seed(1)
     module = prune_at_once(quick_trainer, found, kind=COSTS[kind][3])
     torch.manual_seed(1)
-    given = pruner(kind, rates=found.summary()["prune/rates"], round_to=4)
+    given = pruner(kind, rates=found.summary()["rates"], round_to=4)
     again = prune_at_once(quick_trainer, given, kind=COSTS[kind][3])
     assert again.hparams["plan"] == module.hparams["plan"]
     assert given.settled == found.settled
