@@ -1,75 +1,7 @@
-"""Random numbers that depend on their key and on nothing else.
+"""What data modules draw random numbers for; the drawing itself is in :mod:`lit_methods.functional.draws`."""
 
-A generator has a state, and whoever advances it once more than before changes everything that follows: another
-number of workers, a resumed run, a second rank. Here a number is a hash of what it is for, such as
-``(purpose, seed, epoch, index)``. Nothing has to be kept, stored or restored, and a whole batch is drawn at once.
+from lit_methods.functional.draws import Purpose, hash64, permutation, uniforms
 
-The hash is the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), applied once per part of the key.
-"""
+SPLIT, ORDER, AUGMENT, CALIBRATION, TEST = Purpose.SPLIT, Purpose.ORDER, Purpose.AUGMENT, Purpose.CALIBRATION, Purpose.TEST
 
-import numpy as np
-from numpy.typing import NDArray
-
-SPLIT, ORDER, AUGMENT, CALIBRATION = 1, 2, 3, 4  # the first part of a key: equal seeds must not give equal numbers
-
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MASK = (1 << 64) - 1
-
-
-def hash64(*parts: int | NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Hash a key; arrays among its parts are broadcast against each other.
-
-    Args:
-        parts: whole numbers, or int64 arrays of them, of any sign.
-
-    Returns:
-        uint64 of the parts' common shape, ``(1,)`` when all of them are plain numbers.
-
-    Example:
-        >>> bool(hash64(1, 2)[0] == hash64(1, np.array([3, 2]))[1]), bool(hash64(1, 2)[0] == hash64(2, 1)[0])
-        (True, False)
-    """
-    state = np.zeros(1, np.uint64)
-    for part in parts:
-        word = np.array([part & _MASK], np.uint64) if isinstance(part, int) else part.astype(np.uint64)
-        state = _mix(state ^ _mix(word + _GOLDEN))
-    return state
-
-
-def uniforms(count: int, *key: int | NDArray[np.int64]) -> NDArray[np.float64]:
-    """Draw numbers in [0, 1) for each key.
-
-    Args:
-        count: how many per key.
-        key: as in :func:`hash64`; arrays are 1-D.
-
-    Returns:
-        ``(B, count)`` float64, ``B`` being the length of the arrays in the key, or 1.
-
-    Example:
-        >>> draws = uniforms(3, AUGMENT, 0, np.array([5, 6, 7]))
-        >>> draws.shape, bool((draws[1:2] == uniforms(3, AUGMENT, 0, 6)).all())
-        ((3, 3), True)
-    """
-    steps = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
-    bits = _mix(hash64(*key)[:, None] + steps)
-    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53  # the 53 bits that a float64 holds
-
-
-def permutation(size: int, *key: int) -> NDArray[np.int64]:
-    """Put the numbers 0 to ``size - 1`` into an order that the key decides.
-
-    Returns:
-        ``(size,)`` int64.
-
-    Example:
-        >>> sorted(permutation(4, ORDER, 0, 1).tolist())
-        [0, 1, 2, 3]
-    """
-    return np.argsort(hash64(*key, np.arange(size)), kind="stable")
-
-
-def _mix(word: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return word ^ (word >> np.uint64(31))
+__all__ = ["AUGMENT", "CALIBRATION", "ORDER", "SPLIT", "TEST", "hash64", "permutation", "uniforms"]

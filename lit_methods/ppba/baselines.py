@@ -1,0 +1,351 @@
+"""What PPBA is compared with: gradient estimates (NES, Bandits) and one coefficient at a time (SimBA-DCT)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lit_methods.ppba.attack import Attack, Step, Walk
+from lit_methods.ppba.functional import LowFrequencyProjection, clip_l2
+from lit_methods.ppba.oracle import Oracle
+from lit_methods.ppba.streams import normal_draws, uniform_draws
+
+TINY = 1e-8  # the norm of a zero vector
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Images (..., C, S, S) of L2 norm one; zero stays zero.
+
+    Example:
+        >>> unit(torch.full((1, 1, 2, 2), 3.0)).flatten()
+        tensor([0.5000, 0.5000, 0.5000, 0.5000])
+    """
+    norm = vectors.flatten(-3).norm(dim=-1)[..., None, None, None]
+    return vectors / torch.where(norm > 0, norm, TINY)
+
+
+class NES(Attack):
+    """Natural evolution strategies: a gradient from antithetic pairs of random directions.
+
+    Args:
+        projection: search among its coefficients; ``None`` searches all pixels.
+        eps: radius of the L2 ball around the image.
+        max_queries: per image; the clean image and the test for success after each step are not counted.
+        samples: pairs of queries per step.
+        fd_eta: how far from the image the pairs are, per unit direction.
+        lr: length of a step, as an L2 norm.
+        targeted: whether ``labels`` are the classes to reach.
+        seed: of the random streams, together with the image ids.
+        pad_batch: as in ``Attack``.
+
+    Raises:
+        ValueError: an argument is out of range, or the budget is smaller than one step.
+
+    Source:
+        Ilyas et al., arXiv 1804.08598, with the constants of the Bandits authors' code. Candidates are not clipped to
+        [0, 1], as there. With a projection: PPBA's plug-in, whose constants are not published; ours are the same.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
+        >>> images = torch.rand(2, 3, 2, 2)
+        >>> result = NES(eps=2.0, max_queries=500)(model, images, model(images).argmax(1))
+        >>> set(result.queries.remainder(10).tolist())
+        {0}
+    """
+
+    def __init__(
+        self,
+        projection: LowFrequencyProjection | None = None,
+        *,
+        eps: float = 5.0,
+        max_queries: int = 10000,
+        samples: int = 5,
+        fd_eta: float = 0.1,
+        lr: float = 0.3,
+        targeted: bool = False,
+        seed: int = 0,
+        pad_batch: bool | int = False,
+    ) -> None:
+        _check_positive(samples=samples, fd_eta=fd_eta, lr=lr)
+        self.samples = samples
+        super().__init__(eps=eps, max_queries=max_queries, targeted=targeted, seed=seed, pad_batch=pad_batch)
+        self.projection, self.fd_eta, self.lr = projection, fd_eta, lr
+
+    @property
+    def step_queries(self) -> int:
+        """Two per pair."""
+        return 2 * self.samples
+
+    def draw(self, ids: Tensor, number: int) -> Tensor:
+        """Standard normal, (k, samples, dim)."""
+        return normal_draws(self.seed, ids, number, (self.samples, self._dim))
+
+    def walk(self, oracle: Oracle, images: Tensor, rows: Tensor, loss: Tensor) -> Walk:
+        """The images themselves."""
+        projection = None if self.projection is None else self.projection.like(images)
+        self._dim = images[0].numel() if projection is None else projection.dim
+        return _NESWalk(self, projection, oracle, images, rows)
+
+
+class Bandits(Attack):
+    """Bandits with time and data priors: a gradient estimate that is carried along and corrected.
+
+    Args:
+        projection: search among its coefficients; ``None`` searches a coarse image that is enlarged.
+        tile: side of the coarse image, without a projection.
+        eps: radius of the L2 ball around the image.
+        max_queries: per image; the clean image and the test for success after each step are not counted.
+        fd_eta: how far from the image the two queries are.
+        exploration: how far they are from the prior.
+        online_lr: step of the prior.
+        lr: length of an image's step, as an L2 norm.
+        targeted: whether ``labels`` are the classes to reach.
+        seed: of the random streams, together with the image ids.
+        pad_batch: as in ``Attack``.
+
+    Raises:
+        ValueError: an argument is out of range, or the budget is smaller than one step.
+
+    Source:
+        Ilyas, Engstrom and Madry, arXiv 1807.07978, L2 version with the constants of the authors' code. Candidates are
+        not clipped to [0, 1], as there. With a projection: PPBA's plug-in, whose constants are not published; ours are
+        the same.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+        >>> images = torch.rand(2, 3, 4, 4)
+        >>> Bandits(tile=2, eps=2.0, max_queries=500)(model, images, model(images).argmax(1)).success
+        tensor([True, True])
+    """
+
+    def __init__(
+        self,
+        projection: LowFrequencyProjection | None = None,
+        *,
+        tile: int = 50,
+        eps: float = 5.0,
+        max_queries: int = 10000,
+        fd_eta: float = 0.01,
+        exploration: float = 0.01,
+        online_lr: float = 0.1,
+        lr: float = 0.5,
+        targeted: bool = False,
+        seed: int = 0,
+        pad_batch: bool | int = False,
+    ) -> None:
+        _check_positive(tile=tile, fd_eta=fd_eta, exploration=exploration, online_lr=online_lr, lr=lr)
+        super().__init__(eps=eps, max_queries=max_queries, targeted=targeted, seed=seed, pad_batch=pad_batch)
+        self.projection, self.tile, self.fd_eta = projection, tile, fd_eta
+        self.exploration, self.online_lr, self.lr = exploration, online_lr, lr
+
+    @property
+    def step_queries(self) -> int:
+        """Two."""
+        return 2
+
+    def draw(self, ids: Tensor, number: int) -> Tensor:
+        """Standard normal, (k, dim)."""
+        return normal_draws(self.seed, ids, number, (self._dim,))
+
+    def walk(self, oracle: Oracle, images: Tensor, rows: Tensor, loss: Tensor) -> Walk:
+        """The images themselves, and a prior of zero."""
+        channels, side = images.shape[1], images.shape[2]
+        if self.projection is None and self.tile > side:
+            raise ValueError(f"tile={self.tile} is the side of a coarse image, and the images have {side}; give less")
+        projection = None if self.projection is None else self.projection.like(images)
+        self._dim = channels * self.tile**2 if projection is None else projection.dim
+        return _BanditsWalk(self, projection, oracle, images, rows)
+
+
+class _GradientWalk(Walk):
+    """What both share: steps along a direction, the ball, and a test for success that is not counted."""
+
+    def __init__(
+        self, eps: float, lr: float, projection: LowFrequencyProjection | None, oracle: Oracle, images: Tensor, rows: Tensor
+    ) -> None:
+        super().__init__(oracle, images, rows)
+        self.eps, self.lr, self.projection = eps, lr, projection
+        self.now, self.norms = images, images.new_zeros(len(images))
+
+    def ask_around(self, offsets: Tensor) -> Tensor:
+        """Losses (k, n) of the images moved by ``offsets`` (k, n, C, S, S)."""
+        return self.oracle.ask(self.rows, lambda part: self.now[part, None] + offsets[part], offsets.shape[1])[0]
+
+    def move(self, direction: Tensor, loss: Tensor) -> Step:
+        """Take a step along ``direction`` (k, C, S, S), down the loss, and look where that leads."""
+        delta = self.now - self.lr * unit(direction) - self.images
+        delta = clip_l2(delta.flatten(1), self.eps).view_as(delta)
+        self.norms = delta.flatten(1).norm(dim=1)
+        self.now = (self.images + delta).clamp(0, 1)
+        reached, pred = self.oracle.ask(self.rows, lambda part: self.now[part, None], counted=False)
+        solved = self.oracle.goal.reached(reached, pred, self.rows).squeeze(1)
+        lowest = loss.amin(1).masked_fill((loss.isnan().any(1)) | reached.squeeze(1).isnan(), math.nan)
+        return Step(lowest, torch.ones_like(solved), solved & ~lowest.isnan(), pred.squeeze(1))
+
+    def current(self, which: Tensor) -> tuple[Tensor, Tensor]:
+        return self.now[which], self.norms[which]
+
+    def keep(self, which: Tensor) -> None:
+        super().keep(which)
+        self.now, self.norms = self.now[which], self.norms[which]
+
+
+class _NESWalk(_GradientWalk):
+    def __init__(self, attack: NES, projection: LowFrequencyProjection | None, oracle: Oracle, images: Tensor, rows: Tensor):
+        super().__init__(attack.eps, attack.lr, projection, oracle, images, rows)
+        self.fd_eta = attack.fd_eta
+
+    def up(self, vectors: Tensor) -> Tensor:
+        """Images (..., C, S, S) of search vectors (..., dim)."""
+        if self.projection is None:
+            return vectors.unflatten(-1, self.images.shape[1:])
+        return self.projection(vectors.flatten(0, -2)).unflatten(0, vectors.shape[:-1])
+
+    def step(self, number: int, draws: Tensor) -> Step:
+        directions = (draws / math.sqrt(draws.shape[-1])).to(self.now.dtype)
+        offsets = self.fd_eta * self.up(directions)
+        loss = self.ask_around(torch.cat([offsets, -offsets], 1))
+        plus, minus = loss.chunk(2, dim=1)
+        slopes = ((plus - minus) / self.fd_eta).to(self.now.dtype)
+        return self.move(self.up((slopes[..., None] * directions).sum(1)), loss)
+
+
+class _BanditsWalk(_GradientWalk):
+    def __init__(
+        self, attack: Bandits, projection: LowFrequencyProjection | None, oracle: Oracle, images: Tensor, rows: Tensor
+    ) -> None:
+        super().__init__(attack.eps, attack.lr, projection, oracle, images, rows)
+        self.attack = attack
+        self.prior = images.new_zeros(len(images), attack._dim)
+
+    def up(self, vectors: Tensor) -> Tensor:
+        """Images (k, C, S, S) of search vectors (k, dim)."""
+        if self.projection is not None:
+            return self.projection(vectors)
+        coarse = vectors.view(len(vectors), -1, self.attack.tile, self.attack.tile)
+        return F.interpolate(coarse, size=self.images.shape[2:], mode="nearest")
+
+    def step(self, number: int, draws: Tensor) -> Step:
+        attack = self.attack
+        noise = (attack.exploration * draws / math.sqrt(draws.shape[-1])).to(self.now.dtype)
+        directions = torch.stack([unit(self.up(self.prior + noise)), unit(self.up(self.prior - noise))], 1)
+        loss = self.ask_around(attack.fd_eta * directions)
+        # the prior points to where the loss of the true class rises, as in the paper: what falls here is its negative
+        rise = ((loss[:, 1:] - loss[:, :1]) / (attack.fd_eta * attack.exploration)).to(self.now.dtype)
+        self.prior = self.prior + attack.online_lr * rise * noise
+        return self.move(-self.up(self.prior), loss)
+
+    def keep(self, which: Tensor) -> None:
+        super().keep(which)
+        self.prior = self.prior[which]
+
+
+class SimBA(Attack):
+    """SimBA-DCT: one coefficient at a time, up or else down, in random order.
+
+    Args:
+        projection: the coefficients that are tried; when all have been, they come again in another order.
+        step: how much a coefficient changes.
+        eps: radius of the L2 ball around the image.
+        max_queries: per image, the clean one included.
+        targeted: whether ``labels`` are the classes to reach.
+        seed: of the random streams, together with the image ids.
+        pad_batch: as in ``Attack``.
+
+    Raises:
+        ValueError: an argument is out of range, or the budget is smaller than one step.
+
+    Source:
+        Guo et al., arXiv 1905.07121. Ours: the ball (a candidate outside is pulled back), and the logarithm of the
+        class's probability in the place of the probability, which falls and rises with it.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+        >>> images = torch.rand(2, 3, 4, 4)
+        >>> projection = LowFrequencyProjection(torch.arange(48), 4)
+        >>> SimBA(projection, max_queries=100)(model, images, model(images).argmax(1)).success
+        tensor([True, True])
+    """
+
+    first_queries = 1
+
+    def __init__(
+        self,
+        projection: LowFrequencyProjection,
+        *,
+        step: float = 0.2,
+        eps: float = 5.0,
+        max_queries: int = 2000,
+        targeted: bool = False,
+        seed: int = 0,
+        pad_batch: bool | int = False,
+    ) -> None:
+        _check_positive(step=step)
+        super().__init__(eps=eps, max_queries=max_queries, targeted=targeted, seed=seed, pad_batch=pad_batch)
+        self.projection, self.step = projection, step
+
+    @property
+    def step_queries(self) -> int:
+        """One: the other sign is the next iteration's."""
+        return 1
+
+    def draw(self, ids: Tensor, number: int) -> Tensor:
+        """Uniform, (k, 1): which of the coefficients that were not tried yet comes next."""
+        return uniform_draws(self.seed, ids, number, (1,))
+
+    def walk(self, oracle: Oracle, images: Tensor, rows: Tensor, loss: Tensor) -> Walk:
+        """No perturbation yet."""
+        return _CoefficientWalk(self, oracle, images, rows, loss)
+
+
+class _CoefficientWalk(Walk):
+    def __init__(self, attack: SimBA, oracle: Oracle, images: Tensor, rows: Tensor, loss: Tensor) -> None:
+        super().__init__(oracle, images, rows)
+        self.attack, self.loss = attack, loss
+        self.projection = attack.projection.like(images)
+        self.z = images.new_zeros(len(rows), self.projection.dim)
+        self.untried = torch.ones_like(self.z, dtype=torch.bool)
+        self.chosen = torch.zeros_like(rows)
+        self.sign = torch.ones_like(rows)  # +1: a new coefficient is due; -1: the other direction of the last one
+
+    def step(self, number: int, draws: Tensor) -> Step:
+        fresh = self.sign > 0
+        self.chosen = torch.where(fresh, self._choose(draws), self.chosen)
+        self.untried[torch.arange(len(self.rows)), self.chosen] = False
+        move = torch.zeros_like(self.z).scatter_(1, self.chosen[:, None], self.attack.step * self.sign[:, None].to(self.z))
+        candidates = clip_l2(self.z + move, self.attack.eps)
+        loss, pred = self.oracle.ask(self.rows, lambda part: self._show(part, candidates[part])[:, None])
+        solved = self.oracle.goal.reached(loss, pred, self.rows).squeeze(1)
+        loss, pred = loss.squeeze(1), pred.squeeze(1)
+        accepted = (loss < self.loss) | solved
+        self.z = torch.where(accepted[:, None], candidates, self.z)
+        self.loss = torch.where(accepted, loss, self.loss)
+        self.sign = torch.where(accepted | ~fresh, 1, -1)
+        return Step(loss, accepted, solved, pred)
+
+    def _choose(self, draws: Tensor) -> Tensor:
+        """(k,) coefficients; where all have been tried, all may come again."""
+        self.untried |= ~self.untried.any(1, keepdim=True)
+        counts = self.untried.cumsum(1)
+        return (counts > (draws.to(counts.device) * counts[:, -1:]).floor()).to(torch.uint8).argmax(1)
+
+    def _show(self, which: Tensor, z: Tensor) -> Tensor:
+        return (self.images[which] + self.projection(z)).clamp(0, 1)
+
+    def current(self, which: Tensor) -> tuple[Tensor, Tensor]:
+        return self._show(which, self.z[which]), self.z[which].norm(dim=1)
+
+    def keep(self, which: Tensor) -> None:
+        super().keep(which)
+        for name in ("z", "untried", "chosen", "sign", "loss"):
+            setattr(self, name, getattr(self, name)[which])
+
+
+def _check_positive(**values: float) -> None:
+    for name, value in values.items():
+        if not value > 0:
+            raise ValueError(f"{name}={value} must be positive")

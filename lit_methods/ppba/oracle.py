@@ -1,0 +1,216 @@
+"""The only door between an attack and its black box: it counts, checks, pads, and asks nothing twice."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lit_methods.ppba.black_box import BlackBox
+from lit_methods.ppba.functional import margin_loss
+from lit_methods.ppba.ledger import Answer, Ledger
+
+Render = Callable[[Tensor], Tensor]  # rows of a question (k',) -> its images (k', n, C, H, W)
+
+
+class Goal(ABC):
+    """What an attack wants: a loss that falls, and when it is there."""
+
+    @abstractmethod
+    def measure(self, scores: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss (k,) and predicted class (k,) int64 from the black box's scores for these images; NaN and -1 for none."""
+
+    @abstractmethod
+    def reached(self, loss: Tensor, pred: Tensor, rows: Tensor) -> Tensor:
+        """Whether such an answer is a success, (...,) bool like ``loss``; rows (k,) belong to the first dimension."""
+
+
+class ClassGoal(Goal):
+    """Another class than the label, or the label where ``targeted``.
+
+    Args:
+        labels: (N,) int64.
+        targeted: whether ``labels`` are the classes to reach.
+        loss: ``"margin"`` in logits, or ``"nats"``: the cross entropy, negative where it is to rise.
+    """
+
+    def __init__(self, labels: Tensor, targeted: bool, loss: str) -> None:
+        self.labels, self.targeted, self.loss = labels, targeted, loss
+        self._looked = False
+
+    def measure(self, scores: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
+        logits = torch.as_tensor(scores).to(self.labels.device)
+        if logits.ndim != 2 or len(logits) != len(rows):
+            raise ValueError(
+                f"model_fn returned scores of shape {tuple(logits.shape)} for {len(rows)} images; give (N, classes), "
+                "or loss_fn=label_score_loss for a service that returns labels"
+            )
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if not self._looked:
+            self._look(logits)
+        labels = self.labels[rows]
+        if self.loss == "margin":
+            loss = margin_loss(logits, labels, self.targeted)
+        else:
+            nats = F.cross_entropy(logits, labels, reduction="none")
+            loss = nats if self.targeted else -nats
+        unusable = logits.isnan().any(1)
+        return loss.double().masked_fill(unusable, math.nan), logits.argmax(1).masked_fill(unusable, -1)
+
+    def _look(self, logits: Tensor) -> None:
+        """The first answer shows what kind of model this is."""
+        self._looked = True
+        classes = logits.shape[1]
+        if self.labels.min() < 0 or self.labels.max() >= classes:
+            odd = self.labels[(self.labels < 0) | (self.labels >= classes)][0]
+            raise ValueError(f"labels holds the class {odd}, but model_fn scores {classes} classes, 0 to {classes - 1}")
+        sums = logits.double().sum(1)
+        if (logits >= 0).all() and (sums - 1).abs().max() < 1e-3:
+            raise ValueError(
+                "model_fn returns probabilities (no score is negative, and each image's add up to 1), and the attack "
+                "needs logits: leave the softmax out, or give model_fn=lambda images: model(images).log()"
+            )
+
+    def reached(self, loss: Tensor, pred: Tensor, rows: Tensor) -> Tensor:
+        labels = self.labels[rows].view(-1, *[1] * (pred.ndim - 1))
+        moved = (pred == labels) if self.targeted else (pred != labels)
+        there = loss <= 0 if self.loss == "margin" else torch.ones_like(moved)
+        return moved & there & (pred >= 0)
+
+
+class CustomGoal(Goal):
+    """A loss of the user's that is zero on success.
+
+    Args:
+        labels: what ``loss_fn`` takes beside the scores: (N,) tensor, or a list with one entry per image.
+        loss_fn: (scores, labels) -> (N,).
+    """
+
+    def __init__(self, labels: Tensor | Sequence[Any], loss_fn: Callable[[Any, Any], Tensor]) -> None:
+        self.labels, self.loss_fn = labels, loss_fn
+
+    def measure(self, scores: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
+        labels = self.labels[rows] if isinstance(self.labels, Tensor) else [self.labels[row] for row in rows.tolist()]
+        loss = torch.as_tensor(self.loss_fn(scores, labels)).to(rows.device)
+        if loss.shape != rows.shape:
+            raise ValueError(f"loss_fn must give one value per image, {tuple(rows.shape)}, got {tuple(loss.shape)}")
+        return loss.double(), torch.full_like(rows, -1)
+
+    def reached(self, loss: Tensor, pred: Tensor, rows: Tensor) -> Tensor:
+        return loss <= 0
+
+
+class Oracle:
+    """Ask a black box about candidates for some images.
+
+    Args:
+        model_fn: the black box.
+        goal: what its scores are measured by.
+        images: (N, C, H, W), for identity and number.
+        ids: (N,) int64.
+        ledger: what was answered before, and where new answers go.
+        labels: as text they are part of an image's identity in the ledger.
+        pad_batch: ask about exactly so many images at once, or ``None``.
+    """
+
+    def __init__(
+        self,
+        model_fn: BlackBox,
+        goal: Goal,
+        images: Tensor,
+        ids: Tensor,
+        ledger: Ledger | None = None,
+        labels: Sequence[Any] = (),
+        pad_batch: int | None = None,
+    ) -> None:
+        self.model_fn, self.goal, self.ledger, self.pad_batch = model_fn, goal, ledger, pad_batch
+        self.eight_bit = bool(getattr(model_fn, "eight_bit", False))
+        self.ids = ids.tolist()
+        self.queries = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+        self.checks = torch.zeros_like(self.queries)
+        self._asked = [0] * len(images)
+        if ledger is not None:
+            ledger.begin(self.ids, [_fingerprint(i, label) for i, label in zip(images, labels, strict=True)])
+
+    def ask(self, rows: Tensor, render: Render, count: int = 1, counted: bool = True) -> tuple[Tensor, Tensor]:
+        """Ask about ``count`` candidates for each of some images.
+
+        Args:
+            rows: (k,) which images.
+            render: makes the candidates of those that were not answered before.
+            count: n.
+            counted: as queries; otherwise as checks.
+
+        Returns:
+            Loss (k, n) float64 and predicted class (k, n) int64.
+        """
+        (self.queries if counted else self.checks)[rows] += count
+        loss = torch.full((len(rows), count), math.nan, dtype=torch.float64, device=rows.device)
+        pred = torch.full_like(loss, -1, dtype=torch.int64)
+        missing = torch.arange(len(rows), device=rows.device)
+        if self.ledger is not None:
+            missing = self._recall(rows, loss, pred)
+        most = self._most()
+        for part in missing.split(max(1, most // count) if most else max(1, len(missing))):
+            if not len(part):
+                continue
+            candidates = render(part).flatten(0, 1)
+            loss[part], pred[part] = (v.view(-1, count) for v in self._answers(candidates, rows[part], count))
+            if self.ledger is not None:
+                self._note(rows[part], loss[part], pred[part])
+        for row in rows.tolist():
+            self._asked[row] += count
+        return loss, pred
+
+    def _most(self) -> int | None:
+        """How many images go to the black box at once."""
+        limits = [limit for limit in (self.pad_batch, getattr(self.model_fn, "max_batch", None)) if limit]
+        return min(limits) if limits else None
+
+    def _answers(self, candidates: Tensor, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        rows = rows.repeat_interleave(count)
+        pairs = [self._forward(c, r) for c, r in zip(*(x.split(self._most() or len(rows)) for x in (candidates, rows)), strict=True)]
+        losses, preds = zip(*pairs, strict=True)
+        return torch.cat(losses), torch.cat(preds)
+
+    def _forward(self, candidates: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        number = len(rows)
+        if self.pad_batch and number < self.pad_batch:  # the same shape always: rows of convolutions depend on it
+            candidates = torch.cat([candidates, candidates[:1].expand(self.pad_batch - number, -1, -1, -1)])
+            rows = torch.cat([rows, rows[:1].expand(self.pad_batch - number)])
+        with torch.no_grad():
+            loss, pred = self.goal.measure(self.model_fn(candidates), rows)
+        return loss[:number], pred[:number]
+
+    def _recall(self, rows: Tensor, loss: Tensor, pred: Tensor) -> Tensor:
+        """Fill in what the ledger knows; which rows of the question it does not know."""
+        assert self.ledger is not None
+        missing: list[int] = []
+        for place, row in enumerate(rows.tolist()):
+            said = [self.ledger.known(self.ids[row], self._asked[row] + n) for n in range(loss.shape[1])]
+            if None in said:
+                missing.append(place)
+                continue
+            loss[place] = torch.tensor([a.loss for a in said if a], dtype=torch.float64)
+            pred[place] = torch.tensor([a.pred for a in said if a])
+        return torch.tensor(missing, dtype=torch.int64, device=rows.device)
+
+    def _note(self, rows: Tensor, loss: Tensor, pred: Tensor) -> None:
+        assert self.ledger is not None
+        answers = [
+            [Answer(*answer) for answer in zip(losses, preds, strict=True)]
+            for losses, preds in zip(loss.tolist(), pred.tolist(), strict=True)
+        ]
+        places = rows.tolist()
+        self.ledger.note([self.ids[row] for row in places], [self._asked[row] for row in places], answers)
+
+
+def _fingerprint(image: Tensor, label: Any) -> str:
+    shown = sorted(label) if isinstance(label, set | frozenset) else label
+    return f"{zlib.crc32(image.cpu().contiguous().numpy().tobytes()):08x} {shown}"
