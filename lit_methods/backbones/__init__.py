@@ -7,6 +7,7 @@ from lit_methods.backbones import densenet, googlenet, resnet, resnet_cifar, vgg
 from lit_methods.backbones.cutting import apply_masks, cut_network, prune_model
 from lit_methods.backbones.densenet import densenet40_cifar
 from lit_methods.backbones.googlenet import googlenet_cifar
+from lit_methods.backbones.mobilenet import mobilenet_v1
 from lit_methods.backbones.plan import (
     BACKBONES,
     Backbone,
@@ -21,9 +22,11 @@ from lit_methods.backbones.plan import (
     planned_network,
     prune_points,
     read_plan,
+    whole,
 )
 from lit_methods.backbones.resnet import resnet18, resnet34, resnet50
 from lit_methods.backbones.resnet_cifar import resnet20, resnet56, resnet110
+from lit_methods.backbones.torchvision_nets import inception_v3, vgg16_bn
 from lit_methods.backbones.vgg import vgg16_bn_cifar
 from lit_methods.backbones.widths import Block, Chain, WidthPlan
 
@@ -37,6 +40,9 @@ BACKBONES.update(
     resnet18=resnet.entry(resnet18),
     resnet34=resnet.entry(resnet34),
     resnet50=resnet.entry(resnet50),
+    mobilenet_v1_x025=whole("mobilenet_v1_x025", mobilenet_v1, (3, 224, 224)),
+    inception_v3=whole("inception_v3", inception_v3, (3, 299, 299)),
+    vgg16_bn=whole("vgg16_bn", vgg16_bn, (3, 224, 224)),
 )
 
 __all__ = [
@@ -55,7 +61,9 @@ __all__ = [
     "densenet40_cifar",
     "find_backbone",
     "googlenet_cifar",
+    "inception_v3",
     "inner_blocks",
+    "mobilenet_v1",
     "planned_channels",
     "planned_network",
     "prune_model",
@@ -67,5 +75,6 @@ __all__ = [
     "resnet50",
     "resnet56",
     "resnet110",
+    "vgg16_bn",
     "vgg16_bn_cifar",
 ]

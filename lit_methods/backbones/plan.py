@@ -193,7 +193,8 @@ class Backbone:
 
     Args:
         build: ``build(num_classes=10, plan=None)`` -> network, thin where a plan is given.
-        prune_points: ``prune_points()`` -> one ``PrunePoint`` per prunable convolution, in official order.
+        prune_points: ``prune_points()`` -> one ``PrunePoint`` per prunable convolution, in official order; ``None``
+            where there are none.
         input_size: (C, H, W) of the images it was published with.
         spare_rates: how many rates may follow the last group's, for convolutions that are never pruned (VGG's 13th).
         counted_thin: convolutions of which HRank's own FLOP counter leaves out the removed inputs too.
@@ -202,7 +203,7 @@ class Backbone:
     """
 
     build: Callable[..., nn.Module]
-    prune_points: Callable[[], list[PrunePoint]]
+    prune_points: Callable[[], list[PrunePoint]] | None = None
     input_size: tuple[int, int, int] = (3, 32, 32)
     spare_rates: int = 0
     counted_thin: tuple[str, ...] = ()
@@ -210,6 +211,23 @@ class Backbone:
 
 
 BACKBONES: dict[str, Backbone] = {}
+
+
+def whole(arch: str, build: Callable[..., nn.Module], input_size: tuple[int, int, int]) -> Backbone:
+    """The entry of a network without tables, which no plan can narrow.
+
+    Args:
+        arch: its key in ``BACKBONES``.
+        build: ``build(num_classes)`` -> network.
+        input_size: (C, H, W) of the images it was published with.
+    """
+
+    def build_whole(num_classes: int = 10, plan: Plan | None = None) -> nn.Module:
+        if plan is not None:
+            raise ValueError(f"{arch} is always built whole, so it takes no plan. {_as_object(arch)}")
+        return build(num_classes)
+
+    return Backbone(build_whole, input_size=input_size)
 
 
 def find_backbone(arch: object) -> Backbone:
@@ -282,13 +300,16 @@ def prune_points(arch: str) -> list[PrunePoint]:
     """The prunable convolutions of a network, in official order.
 
     Raises:
-        ValueError: ``arch`` is no key of ``BACKBONES``; the message says how to add one.
+        ValueError: ``arch`` is no key of ``BACKBONES``, or its entry names no such convolutions.
 
     Example:
         >>> prune_points("resnet20")[2]
         PrunePoint(conv='layer1.0.conv2', number='3', module='layer1.0.relu2', channels=(0, 16))
     """
-    return find_backbone(arch).prune_points()
+    points = find_backbone(arch).prune_points
+    if points is None:
+        raise _no_table(arch, "convolutions that can lose filters", "prune_points")
+    return points()
 
 
 def inner_blocks(arch: str) -> list[Block]:
@@ -303,12 +324,17 @@ def inner_blocks(arch: str) -> list[Block]:
     """
     blocks = find_backbone(arch).inner_blocks
     if blocks is None:
-        having = ", ".join(name for name, backbone in BACKBONES.items() if backbone.inner_blocks is not None)
-        raise ValueError(
-            f"{arch} has no table of blocks that can be narrowed from within; there is one for {having}. As an object, "
-            f"build_backbone({arch!r}), it is traced instead"
-        )
+        raise _no_table(arch, "blocks that can be narrowed from within", "inner_blocks")
     return blocks()
+
+
+def _no_table(arch: str, rows: str, column: str) -> ValueError:
+    having = ", ".join(name for name, backbone in BACKBONES.items() if getattr(backbone, column) is not None)
+    return ValueError(f"{arch} has no table of {rows}; there is one for {having}. {_as_object(arch)}")
+
+
+def _as_object(arch: str) -> str:
+    return f"As an object, build_backbone({arch!r}), it is traced instead"
 
 
 def planned_network(plan: Plan, num_classes: int = 10) -> nn.Module:

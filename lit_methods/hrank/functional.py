@@ -220,7 +220,7 @@ def build_plan(arch: str, scores: Mapping[str, Tensor], rates: Sequence[float], 
         {'conv1': [12, 13, 14, 15]}
     """
     backbone = find_backbone(arch)
-    points = backbone.prune_points()
+    points = prune_points(arch)
     groups = list(dict.fromkeys(point.group for point in points))
     spare = len(rates) - len(groups)
     if not 0 <= spare <= backbone.spare_rates:
