@@ -1,4 +1,4 @@
-"""RunReport: the one way out for figures, pictures, tables and histograms of a run."""
+"""RunReport: the one way out for figures, pictures, films, tables and histograms of a run."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BINS = 32  # of a histogram
+COLOURS = 256  # of a GIF
 MOST_HISTOGRAMS = 32  # of one call that go to a logger, where each is a panel of its own; the file has all
 
 
 class RunReport(Callback):
-    """Write figures, pictures, tables and histograms into the run's directory and hand them to the loggers.
+    """Write figures, pictures, films, tables and histograms into the run's directory and hand them to the loggers.
 
     The command line adds one to every run. Other callbacks reach it by :meth:`of`; modules only ``self.log``.
     A key such as ``"prune/kept_filters"`` becomes ``pictures/prune_kept_filters.png`` or
     ``tables/prune_kept_filters.csv`` below ``trainer.default_root_dir``; a second one under the same key replaces it.
     Only the first process writes, so every process may call.
 
-    ``WandbLogger`` and ``TensorBoardLogger`` get all of it under the key itself, and any logger with methods
-    ``log_image`` or ``log_table`` like W&B's what these take, at the step at which the scalars of that moment are
-    logged. A logger that cannot take something is named in one warning and left alone.
+    ``WandbLogger`` and ``TensorBoardLogger`` (no films) get all of it under the key itself, and any logger with
+    methods ``log_image`` or ``log_table`` like W&B's what these take, at the step at which the scalars of that moment
+    are logged. A logger that cannot take something is named in one warning and left alone.
 
     At the end of a fit W&B is told where the checkpoints are (``checkpoint/last`` and ``checkpoint/best`` of the run's
     summary), and checkpoints name the W&B run, so that it can go on.
@@ -78,6 +79,32 @@ class RunReport(Callback):
         if trainer.is_global_zero:
             Image.fromarray(image).save(path)
             self._hand_over(trainer, key, lambda logger, step: _log_picture(logger, step, key, path))
+        return path
+
+    def film(self, trainer: Trainer, key: str, frames: np.ndarray | Sequence[np.ndarray], fps: float = 10) -> Path:
+        """Save RGB pictures as a GIF that repeats for ever and rests a second on the last one; returns its path.
+
+        At most 256 colours in all frames together are kept as they are, so also any film in grey. Of more, 256 are
+        chosen that reach to the most colourful ones, and every pixel gets the nearest: what does not move does not
+        flicker either.
+
+        Args:
+            trainer: the run's.
+            key: such as ``"test/perturbation"``.
+            frames: (T, H, W, 3) uint8, or T pictures (H, W, 3) of one size.
+            fps: frames per second, 1 to 50; browsers slow down what is faster.
+
+        Raises:
+            ValueError: no frames, frames of another shape or type, or ``fps`` out of range.
+        """
+        path = self._path(trainer, "pictures", key, ".gif")
+        if trainer.is_global_zero:
+            if not 1 <= fps <= 50:
+                raise ValueError(f"fps must be between 1 and 50 (browsers slow down what is faster), got {fps}")
+            first, *rest = _with_palette(frames)
+            durations = [round(1000 / fps)] * len(rest) + [1000]  # ms
+            first.save(path, save_all=True, append_images=rest, duration=durations, loop=0)
+            self._hand_over(trainer, key, lambda logger, step: _log_film(logger, step, key, path))
         return path
 
     def table(self, trainer: Trainer, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Path:
@@ -181,6 +208,25 @@ def _flat(values: Histogrammed) -> np.ndarray:
     return tensor.flatten().double().numpy()
 
 
+def _with_palette(frames: np.ndarray | Sequence[np.ndarray]) -> list[Image.Image]:
+    """The frames of a film as pictures of one palette."""
+    shapes = {(frame.shape, frame.dtype.name) for frame in frames}
+    if len(shapes) != 1 or not all(len(shape) == 3 and shape[2] == 3 and kind == "uint8" for shape, kind in shapes):
+        found = ", ".join(f"{kind} {shape}" for shape, kind in sorted(shapes)) or "none"
+        raise ValueError(f"frames must be RGB (T, H, W, 3) uint8, all of one size and at least one, got {found}")
+    height, width, _ = frames[0].shape
+    strip = np.concatenate(list(frames))  # one below the other
+    sheet = Image.fromarray(strip)
+    if sheet.getcolors(COLOURS):
+        drawn = sheet.quantize(COLOURS)
+    else:
+        pixels = strip.reshape(-1, 3)
+        sample = pixels[np.linspace(0, len(pixels) - 1, 2**16).astype(int)]  # of all it takes a minute
+        palette = Image.fromarray(sample[None]).quantize(COLOURS, Image.Quantize.MAXCOVERAGE)
+        drawn = sheet.quantize(palette=palette, dither=Image.Dither.NONE)
+    return [drawn.crop((0, top, width, top + height)) for top in range(0, len(strip), height)]
+
+
 def _write_rows(path: Path, rows: Sequence[Sequence[Any]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
@@ -195,6 +241,14 @@ def _log_picture(logger: Logger, step: int, key: str, path: Path) -> None:
         logger.experiment.add_image(key, pixels, step, dataformats="HWC")
     elif hasattr(logger, "log_image"):
         logger.log_image(key=key, images=[str(path)], step=step)
+
+
+def _log_film(logger: Logger, step: int, key: str, path: Path) -> None:
+    if isinstance(logger, WandbLogger):
+        import wandb
+
+        film: dict[str, Any] = {key: wandb.Video(str(path), format="gif")}  # an array would need moviepy
+        logger.log_metrics(film, step)
 
 
 def _log_table(logger: Logger, step: int, key: str, columns: list[str], rows: list[list[Any]]) -> None:

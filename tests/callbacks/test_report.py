@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from callbacks import RunReport
+from lit_methods.cli.loggers import RunWandbLogger
+from tests.wandb_record import read_record
 
 
 class Taking(DummyLogger):
@@ -87,7 +89,9 @@ def test_other_processes_write_nothing(make_trainer, tmp_path, monkeypatch):
     monkeypatch.setattr(type(trainer.strategy), "is_global_zero", property(lambda self: False))
     RunReport().table(trainer, "a/b", ["c"], [[1]])
     RunReport().histogram(trainer, "a/b", [1.0])
+    assert RunReport().film(trainer, "a/b", []) == tmp_path / "pictures" / "a_b.gif"
     assert not (tmp_path / "tables").exists()
+    assert not (tmp_path / "pictures").exists()
 
 
 def test_a_histogram_counts_every_value_once(make_trainer):
@@ -183,3 +187,91 @@ def test_checkpoints_name_the_run_and_only_its_own_directory_keeps_the_name(make
         trainer._checkpoint_connector._ckpt_path = str(folder / "last.ckpt")
         report.on_load_checkpoint(trainer, None, {"callbacks": {report.state_key: state}})
         assert report.state_dict() == kept
+
+
+# -- films ------------------------------------------------------------------------------------------------------------
+
+
+def frames_of(path):
+    """What a viewer shows: the frames as RGB, their times in ms, and how often all is repeated (0 is for ever)."""
+    with Image.open(path) as film:
+        shown, times = [], []
+        for number in range(film.n_frames):
+            film.seek(number)
+            shown.append(np.asarray(film.convert("RGB")))
+            times.append(film.info["duration"])
+        return np.stack(shown), times, film.info["loop"]
+
+
+def test_a_film_in_grey_is_kept_as_it_is(make_trainer, tmp_path):
+    grey = np.random.default_rng(0).integers(0, 256, (5, 24, 31, 1), dtype=np.uint8)
+    path = RunReport().film(make_trainer(), "test/walk", np.repeat(grey, 3, axis=3))
+    assert path == tmp_path / "pictures" / "test_walk.gif"
+    shown, times, loop = frames_of(path)
+    assert len(np.unique(grey)) == 256
+    assert (shown == grey).all()
+    assert times == [100, 100, 100, 100, 1000]
+    assert loop == 0
+
+
+def test_a_picture_that_stays_stays_as_long(make_trainer):
+    shown, times, _ = frames_of(RunReport().film(make_trainer(), "walk", [picture(), picture(), 255 - picture()]))
+    assert (shown == [picture(), 255 - picture()]).all()
+    assert times == [200, 1000]
+
+
+def test_a_film_in_colour_keeps_its_colours_and_what_does_not_move(make_trainer):
+    height = width = 48
+    y, x = np.mgrid[:height, :width] / height
+    still = np.stack([255 * x, 255 * y, 255 * (1 - x)], -1)  # a smooth picture, far more than 256 colours
+    frames = [still.astype(np.uint8) for _ in range(6)]
+    for number, frame in enumerate(frames):
+        frame[4 * number : 4 * number + 4, :6] = [255, 0, 0]  # a small red square falls
+    shown, times, _ = frames_of(RunReport().film(make_trainer(), "walk", frames, fps=25))
+    assert times == [40] * 5 + [1000]
+    assert (shown[:, :, 6:] == shown[0, :, 6:]).all()
+    error = np.abs(shown.astype(int) - np.stack(frames))
+    assert error.mean() < 8
+    for number in range(6):
+        assert error[number, 4 * number : 4 * number + 4, :6].max() < 16
+
+
+def test_films_that_are_none(make_trainer):
+    trainer, frame = make_trainer(), picture()
+    for wrong, found in [
+        ([], "got none"),
+        (np.zeros((2, 4, 5, 3)), r"got float64 \(4, 5, 3\)"),
+        (frame, r"got uint8 \(5, 3\)"),
+        ([frame, frame[1:]], r"got uint8 \(3, 5, 3\), uint8 \(4, 5, 3\)"),
+    ]:
+        with pytest.raises(ValueError, match=r"frames must be RGB \(T, H, W, 3\) uint8.*" + found):
+            RunReport().film(trainer, "walk", wrong)
+    for fps in (0, 51):
+        with pytest.raises(ValueError, match=f"fps must be between 1 and 50 .*, got {fps}"):
+            RunReport().film(trainer, "walk", [frame], fps=fps)
+
+
+def test_only_wandb_gets_a_film(make_trainer):
+    taking, board = Taking(), Board()
+    trainer = make_trainer(logger=[taking])
+    trainer._loggers.append(board)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        RunReport().film(trainer, "walk", [picture()])
+    assert (taking.images, board.calls) == ([], [])
+
+
+def test_the_offline_record_of_wandb_holds_a_film(make_trainer, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    logger = RunWandbLogger(tmp_path / "run", {}, offline=True, run={})
+    (tmp_path / "run").mkdir()
+    trainer = make_trainer(logger=logger)
+    trainer.fit_loop.epoch_loop._batches_that_stepped = 3
+    path = RunReport().film(trainer, "test/walk", np.stack([picture(), 255 - picture()]))
+    logger.close()
+    record = read_record(tmp_path / "run")
+    assert list(record.at("test/walk")) == [3]
+    (film,) = record.media["test/walk"]
+    assert film.suffix == ".gif"
+    assert film.read_bytes() == path.read_bytes()
