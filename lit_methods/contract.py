@@ -30,7 +30,12 @@ class Predicts(Protocol):
     """A module that answers for single samples."""
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
-        """One dict of plain values or CPU tensors per sample; the keys are in the method's docstring."""
+        """One dict of plain values or CPU tensors per sample; the keys are in the method's docstring.
+
+        A value that is a (3, H, W) uint8 tensor is a picture: ``predict`` writes it losslessly as ``<key>/<name>.png``,
+        called after the user's file or, without one, by a running number from 0 on, and ``predictions.csv`` holds that
+        path. So such a key is a folder's name, other than ``pictures``, where the drawn ones are.
+        """
 
     def draw(self, image: np.ndarray, prediction: dict[str, Any]) -> np.ndarray:
         """The prediction on its picture: (H, W, 3) uint8 RGB in and out; the output may be larger."""

@@ -1,4 +1,4 @@
-"""``predict``: the user's pictures in, ``predictions.csv`` and drawn pictures out; one bad file stops nothing."""
+"""``predict``: the user's pictures in, ``predictions.csv`` and pictures out; one bad file stops nothing."""
 
 import csv
 import json
@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from PIL import Image
+from torch import Tensor
 
 from lit_methods.functional.pictures import read_rgb
 from lit_methods.inference import find_pictures, prepare_inputs
@@ -47,7 +49,8 @@ def predict(
         datamodule: used without ``paths``.
         paths: files and folders.
         options: the method's own options, for its ``prepare_inputs``.
-        run_dir: where ``predictions.csv`` and ``pictures/`` are written.
+        run_dir: where ``predictions.csv``, the drawn ``pictures/`` and a folder for each key of a result that is a
+            picture are written.
 
     Raises:
         ValueError: more than one device, or no picture in ``paths``.
@@ -60,7 +63,7 @@ def predict(
         if datamodule is None:
             raise ValueError("input: missing; give --input PATH..., or a recipe with data")
         results = _flat(trainer.predict(module, datamodule=datamodule))
-        _write_rows(run_dir / "predictions.csv", [""] * len(results), results)
+        _write(run_dir, [], results)
         outcome.samples = len(results)
         return outcome
     missing = [Path(path) for path in paths if not Path(path).exists()]
@@ -72,9 +75,9 @@ def predict(
     else:
         batches = prepare_inputs(files, input_size=module.hparams.get("input_size"), batch_size=_BATCH_SIZE)
     results = _flat(trainer.predict(module, dataloaders=batches)) if files else []
-    paired = files if len(files) == len(results) else [Path("")] * len(results)  # e.g. one result per frame of a video
-    _write_rows(run_dir / "predictions.csv", [str(path) if path.name else "" for path in paired], results)
-    if paired is files and hasattr(module, "draw"):
+    paired = files if len(files) == len(results) else []  # e.g. one result per frame of a video
+    _write(run_dir, paired, results)
+    if paired and hasattr(module, "draw"):
         _draw(module, files, results, run_dir / "pictures")
     outcome.samples = len(results)
     return outcome
@@ -123,23 +126,44 @@ def _cell(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, list | tuple | dict) else value
 
 
-def _write_rows(path: Path, files: list[str], results: list[dict[str, Any]]) -> None:
-    rows = [{"file": file} | columns(result) for file, result in zip(files, results, strict=True)]
-    names = list(dict.fromkeys(name for row in rows for name in row)) or ["file"]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names, lineterminator="\n")
+def _write(run_dir: Path, files: list[Path], results: list[dict[str, Any]]) -> None:
+    """``predictions.csv`` and the pictures in the results; ``files`` is empty where a result has no file of its own."""
+    stems = _stems(files) if files else [f"{row:0{len(str(len(results) - 1))}}" for row in range(len(results))]
+    names, rows = [str(path) for path in files] or [""] * len(results), []
+    for name, stem, result in zip(names, stems, results, strict=True):
+        saved = {key: _save(run_dir, f"{key}/{stem}.png", value) for key, value in result.items() if _is_picture(value)}
+        rows.append({"file": name} | columns(result | saved))
+    header = list(dict.fromkeys(name for row in rows for name in row)) or ["file"]
+    with (run_dir / "predictions.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, header, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
 
+def _is_picture(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype == torch.uint8 and value.ndim == 3 and value.shape[0] == 3
+
+
+def _save(run_dir: Path, name: str, picture: Tensor) -> str:
+    (run_dir / name).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(run_dir / name)
+    return name
+
+
 def _draw(module: LightningModule, files: list[Path], results: list[dict[str, Any]], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    taken: set[str] = set()
-    for path, result in zip(files, results, strict=True):
-        name, number = path.stem, 1
-        while name.lower() in taken:  # two folders may hold files of the same name
-            number += 1
-            name = f"{path.stem}-{number}"
-        taken.add(name.lower())
+    for path, stem, result in zip(files, _stems(files), results, strict=True):
         image = np.asarray(read_rgb(path))
-        Image.fromarray(module.draw(image, result)).save(folder / f"{name}.png")  # type: ignore[operator]
+        Image.fromarray(module.draw(image, result)).save(folder / f"{stem}.png")  # type: ignore[operator]
+
+
+def _stems(files: list[Path]) -> list[str]:
+    """What the pictures of each file are called; two folders may hold files of the same name."""
+    stems: dict[str, str] = {}  # by what a disk that ignores case makes of them
+    for path in files:
+        stem, number = path.stem, 1
+        while stem.lower() in stems:
+            number += 1
+            stem = f"{path.stem}-{number}"
+        stems[stem.lower()] = stem
+    return list(stems.values())

@@ -18,6 +18,7 @@ from lit_methods.cli.checkpoints import resumed_step
 from lit_methods.cli.given import Given, last
 
 ROOT = "runs"
+EVALUATIONS = ("validate", "test", "predict")
 VARIABLE = "LIT_METHODS_RUN_DIR"  # tells the other processes of a ddp run what the first one decided
 
 
@@ -71,7 +72,9 @@ def recipe_name(pairs: list[Given], argv: list[str]) -> str:
 def place(entry: str, run_dir: str | None, ckpt_path: str | None, recipe: str, root: str | Path = ROOT) -> RunDirectory:
     """Decide where the run writes; the first process makes the directory.
 
-    A SLURM job that is started again goes on in its directory from the last checkpoint there, or begins again.
+    A SLURM job that is started again goes on in its directory from the last checkpoint there, or begins again. An
+    evaluation that was stopped does its work again in its directory, and leaves there what it would in a new one; a
+    method that finds notes of its own there may save itself what it had done.
 
     Args:
         entry: ``"fit"`` cuts ``metrics.csv`` where it goes on in place, the others only add to it.
@@ -99,7 +102,8 @@ def place(entry: str, run_dir: str | None, ckpt_path: str | None, recipe: str, r
     if is_first_process():
         if path.exists() and not path.is_dir():
             raise ValueError(f"run_dir={run_dir!r} is a file")
-        if not in_place and path.is_dir() and any(path.iterdir()):
+        stopped = entry in EVALUATIONS and _is_stopped_evaluation(path, recipe)
+        if not in_place and not stopped and path.is_dir() and any(path.iterdir()):
             raise ValueError(
                 f"run_dir={run_dir!r} is not empty; name another, or go on with --ckpt_path last or a checkpoint in it"
             )
@@ -164,6 +168,12 @@ def _recipe_of(run: Path) -> str | None:
         if match := re.search(r"^recipe: *['\"]?(.*?)['\"]?$", (run / "config.yaml").read_text("utf-8"), re.MULTILINE):
             return match[1]
     return None
+
+
+def _is_stopped_evaluation(run: Path, recipe: str) -> bool:
+    """Whether a run of this recipe began there, did not end, and trained nothing that could be lost."""
+    ended = (run / "summary.json").exists()
+    return not ended and _recipe_of(run) == recipe and not any(run.glob("checkpoints/*"))
 
 
 def _make(folder: Path) -> None:

@@ -123,6 +123,47 @@ def test_a_methods_own_options_reach_its_own_inputs(command, pictures, tmp_path)
     assert command("fit", "--sentence", "x", recipe=tmp_path / "asking.yaml").code == 2
 
 
+class Painting(ToyMethod):
+    """A method that makes pictures: the negative of each, and of points a picture of one pixel."""
+
+    def predict_step(self, batch, batch_idx):
+        images = batch["image"] if "image" in batch else batch["x"][:, :3, None, None].sigmoid()
+        negatives = (255 - 255 * images).round().byte()
+        plain = super().predict_step(batch, batch_idx)
+        return [{"size": 3, "negative": n, "mask": n[0], **p} for n, p in zip(negatives, plain, strict=True)]
+
+    def draw(self, image, prediction):
+        return prediction["negative"].permute(1, 2, 0).numpy()  # still a picture, not its path
+
+
+PAINTING = ["--model", "test_prediction.Painting"]
+
+
+def test_pictures_in_results_are_written_losslessly(command, pictures):
+    noise = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(pictures / "noise.png")
+    answer = command("predict", *PAINTING, "--input", pictures)
+    assert answer.code == 0, answer.err
+    found = rows(answer.run_dir)
+    assert [row["negative"] for row in found] == [
+        "negative/a.png", "negative/b.png", "negative/noise.png", "negative/a-2.png"
+    ]  # fmt: skip
+    assert (found[0]["size"], "negative_1" in found[0]) == ("3", False)
+    for row in found:
+        source = np.asarray(Image.open(row["file"]))
+        assert (np.asarray(Image.open(answer.run_dir / row["negative"])) == 255 - source).all()
+    assert (np.asarray(Image.open(answer.run_dir / "pictures" / "noise.png")) == 255 - noise).all()
+    assert json.loads(found[2]["mask_1"]) == (255 - noise[0, :, 0]).tolist()  # numbers: it has no three channels
+
+
+def test_pictures_of_the_datas_split_are_numbered(command):
+    answer = command("predict", *PAINTING)
+    assert answer.code == 0, answer.err
+    names = [f"negative/{number}.png" for number in range(5)]
+    assert [row["negative"] for row in rows(answer.run_dir)] == names
+    assert all((answer.run_dir / name).is_file() for name in names)
+
+
 def test_columns_of_boxes():
     assert columns({"boxes": [[1, 2], [3, 4]], "note": {"a": 1}}) == {
         "box_1": "[1, 2]", "box_2": "[3, 4]", "note": '{"a": 1}'

@@ -1,11 +1,14 @@
 """Where a run writes when several processes, or somebody else's launcher, are at work."""
 
+import json
 import os
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from toy_method import ToyMethod
 
 from lit_methods.cli import run_directory
 from lit_methods.cli.given import Given
@@ -108,3 +111,64 @@ def test_a_directory_with_files_in_it_is_left_alone(tmp_path):
     with pytest.raises(ValueError, match="is not empty"):
         place("fit", str(tmp_path / "run"), None, "toy")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["notes.txt"]
+
+
+# --- an evaluation that was stopped ----------------------------------------------------------------------------------
+
+
+class Stopping(ToyMethod):
+    """Breaks in the middle of its test until a file says that it was there once; attacks keep their notes like this."""
+
+    def test_step(self, batch, batch_idx):
+        super().test_step(batch, batch_idx)
+        notes = Path(self.trainer.default_root_dir, "notes.txt")
+        if batch_idx == 1 and not notes.exists():
+            notes.write_text("mine")
+            raise RuntimeError("stopped")
+
+
+def test_a_stopped_evaluation_ends_as_a_new_one_does(command):
+    with pytest.raises(RuntimeError, match="stopped"):
+        command("test", "--model", "test_run_directory.Stopping", "--run_dir", "run")
+    assert {path.name for path in Path("run").iterdir()} == {"config.yaml", "notes.txt"}
+    config = Path("run/config.yaml").read_bytes()
+    assert command("test", "--model", "test_run_directory.Stopping", "--run_dir", "run").code == 0
+    assert Path("run/config.yaml").read_bytes() == config
+    assert Path("run/notes.txt").read_text() == "mine"
+    answer = command("test", "--model", "test_run_directory.Stopping", "--run_dir", "run")
+    assert (answer.code, len(answer.err)) == (2, 1)
+    assert "run_dir='run' is not empty" in answer.err[0]
+    assert command("test", "--run_dir", "whole").code == 0
+    summary, whole = (json.loads(Path(run, "summary.json").read_text()) for run in ("run", "whole"))
+    assert summary.keys() == whole.keys()
+    assert summary["test/score"] == whole["test/score"]
+    assert "`test/score`" in Path("run/card.md").read_text()
+    assert "command: test" in Path("run/card.md").read_text()
+
+
+@pytest.mark.parametrize("entry", ["test", "validate", "predict"])
+def test_what_is_no_stopped_evaluation_is_left_alone(tmp_path, entry):
+    run = tmp_path / "run"
+
+    def begun(recipe="toy"):
+        shutil.rmtree(run, ignore_errors=True)
+        (run / "checkpoints").mkdir(parents=True)
+        (run / "config.yaml").write_text(f"trainer:\n  max_epochs: 1\nrecipe: {recipe}\n")
+
+    begun()
+    placed = place(entry, str(run), None, "toy")
+    assert (placed.path, placed.in_place) == (run, False)
+    for name, doing, recipe in [
+        ("ended", (run / "summary.json").touch, "toy"),
+        ("trained", (run / "checkpoints" / "last.ckpt").touch, "toy"),
+        ("of no run", (run / "config.yaml").unlink, "toy"),
+        ("another recipe", run.touch, "toy_large"),
+    ]:
+        begun()
+        doing()
+        with pytest.raises(ValueError, match="is not empty"):
+            pytest.fail(f"{name}: {place(entry, str(run), None, recipe)}")
+    begun()
+    for other in ("fit", "export"):
+        with pytest.raises(ValueError, match="is not empty"):
+            place(other, str(run), None, "toy")
