@@ -137,8 +137,10 @@ class CIFARDataModule(ImageClassificationDataModule):
         batch_size: per process.
         num_workers: worker processes; the images are in memory, so 0 is fast enough for most networks.
         val_fraction: stratified part of the training images held out for validation, in [0, 1); 0 means none.
-        seed: decides the validation split, the order of training and the augmentation.
+        seed: decides the validation split, the order of training, the augmentation and the sample of test images.
         download: let torchvision fetch missing files.
+        num_test_images: size of a sample that takes the place of the test set; ``None`` is the whole set.
+        test_choice: ``"random"`` draws the sample by ``seed``, ``"first"`` takes the first images.
 
     Raises:
         ValueError: an argument is out of range.
@@ -162,8 +164,10 @@ class CIFARDataModule(ImageClassificationDataModule):
         val_fraction: float = 0.1,
         seed: int = 0,
         download: bool = False,
+        num_test_images: int | None = None,
+        test_choice: Literal["random", "first"] = "random",
     ) -> None:
-        super().__init__(batch_size, num_workers, val_fraction, seed)
+        super().__init__(batch_size, num_workers, val_fraction, seed, num_test_images, test_choice)
         if name not in CLASS_NAMES:
             raise ValueError(f"name must be one of {', '.join(CLASS_NAMES)}, got {name!r}")
         self.name: str = name

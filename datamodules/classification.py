@@ -3,7 +3,7 @@
 import copy
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, Self, TypedDict
+from typing import Any, Literal, Self, TypedDict
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.draws import CALIBRATION, SPLIT, hash64, permutation
+from datamodules.draws import CALIBRATION, SPLIT, TEST, hash64, permutation
 from datamodules.samplers import EpochSampler, ResumableLoader, ShardSampler, refuse_replaced_samplers
 
 Batch = dict[str, Tensor]
@@ -103,10 +103,14 @@ class ImageClassificationDataModule(LightningDataModule):
         batch_size: per process.
         num_workers: worker processes per loader; 0 loads in the main process.
         val_fraction: part of the training images that is held out for validation, in [0, 1); 0 means no validation.
-        seed: decides the split, the order of training and the augmentation.
+        seed: decides the split, the order of training, the augmentation and the sample of test images.
+        num_test_images: size of a sample that takes the place of the test set, for what cannot afford all of it, such
+            as an attack; ``None`` is the whole set. It keeps the order of the test set, and ``index`` its rows.
+        test_choice: ``"random"`` draws the sample by ``seed``, and a smaller one is part of a larger one; ``"first"``
+            takes the first images.
 
     Raises:
-        ValueError: one of these is out of range.
+        ValueError: one of these is out of range; from :meth:`setup`: the test set has fewer images.
     """
 
     num_classes: int
@@ -115,7 +119,15 @@ class ImageClassificationDataModule(LightningDataModule):
     class_names: list[str]
     input_size: list[int]  # C, H, W
 
-    def __init__(self, batch_size: int, num_workers: int, val_fraction: float, seed: int) -> None:
+    def __init__(
+        self,
+        batch_size: int,
+        num_workers: int,
+        val_fraction: float,
+        seed: int,
+        num_test_images: int | None = None,
+        test_choice: Literal["random", "first"] = "random",
+    ) -> None:
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -123,7 +135,14 @@ class ImageClassificationDataModule(LightningDataModule):
             raise ValueError(f"num_workers must be 0 (load in the main process) or more, got {num_workers}")
         if not 0 <= val_fraction < 1:
             raise ValueError(f"val_fraction must be in [0, 1), got {val_fraction}; 0.1 holds out a tenth of train")
+        if num_test_images is not None and num_test_images < 1:
+            raise ValueError(
+                f"num_test_images must be at least 1, got {num_test_images}; null takes the whole test set"
+            )
+        if test_choice not in ("random", "first"):
+            raise ValueError(f'test_choice must be "random" or "first", got {test_choice!r}')
         self.batch_size, self.num_workers, self.val_fraction, self.seed = batch_size, num_workers, val_fraction, seed
+        self.num_test_images, self.test_choice = num_test_images, test_choice
         self._train: LabelledImages | None = None
         self._val: LabelledImages | None = None
         self._test: LabelledImages | None = None
@@ -146,7 +165,7 @@ class ImageClassificationDataModule(LightningDataModule):
             self._train = source.view(kept, augment=True, replace=True)
             self._val = source.view(held)
         if stage in ("test", "predict") and self._test is None:
-            self._test = self.read_split(train=False)
+            self._test = self._test_sample(self.read_split(train=False))
 
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled and augmented by (seed, epoch); resumes after any batch."""
@@ -163,11 +182,11 @@ class ImageClassificationDataModule(LightningDataModule):
         return self._evaluation_loader(images, in_step=True, persistent=True) if len(images) else []
 
     def test_dataloader(self) -> DataLoader:
-        """The test set in its own order."""
+        """The test set, or the sample of it, in its own order."""
         return self._evaluation_loader(self._ready(self._test, "test"), in_step=True)
 
     def predict_dataloader(self) -> DataLoader:
-        """The test set in its own order."""
+        """The test set, or the sample of it, in its own order."""
         return self._evaluation_loader(self._ready(self._test, "predict"))
 
     def calibration_dataloader(self, num_images: int, augmented: bool = False) -> DataLoader:
@@ -204,6 +223,16 @@ class ImageClassificationDataModule(LightningDataModule):
         if image.ndim != 4 or image.shape[1] != 3:
             raise ValueError(f"image must be (B, 3, H, W) RGB, got shape {tuple(image.shape)}; repeat grey three times")
         return batch | {"image": image.float() / 255 if image.dtype == torch.uint8 else image}
+
+    def _test_sample(self, images: LabelledImages) -> LabelledImages:
+        if self.num_test_images is None:
+            return images
+        if self.num_test_images > len(images):
+            raise ValueError(
+                f"num_test_images={self.num_test_images}, but the test set has {len(images)} images; null takes all"
+            )
+        order = permutation(len(images), TEST, self.seed) if self.test_choice == "random" else np.arange(len(images))
+        return images.view(images.rows[np.sort(order[: self.num_test_images])])
 
     def _ready(self, images: LabelledImages | None, stage: str) -> LabelledImages:
         if images is None:

@@ -122,12 +122,15 @@ class ImageNetDataModule(ImageClassificationDataModule):
         num_workers: worker processes per loader; decoding takes several milliseconds per picture.
         val_fraction: stratified part of the training images held out for validation, in [0, 1), at least one of each
             class that has two; 0 means none.
-        seed: decides the validation split, the order of training and the augmentation.
+        seed: decides the validation split, the order of training, the augmentation and the sample of test images.
         image_size: side of the pictures, in pixels.
         resize_size: short side before the centre crop of evaluation, in pixels; ``None`` keeps the margin of 256 to 224
             (none up to 64 pixels), which is what ``predict`` does with own pictures.
         on_bad_image: ``raise`` stops at a file that cannot be read and names it. ``skip`` warns once per file, takes
             the next one in training, leaves it out in evaluation, and counts (:attr:`bad_images`, :meth:`summary`).
+        num_test_images: size of a sample that takes the place of the test set; ``None`` is the whole set.
+        test_choice: ``"random"`` draws the sample by ``seed``, ``"first"`` takes the first images: of the first classes
+            alone, as the files are sorted by class.
 
     Raises:
         FileNotFoundError: ``root`` holds neither folder.
@@ -144,8 +147,10 @@ class ImageNetDataModule(ImageClassificationDataModule):
         image_size: int = 224,
         resize_size: int | None = None,
         on_bad_image: Literal["raise", "skip"] = "raise",
+        num_test_images: int | None = None,
+        test_choice: Literal["random", "first"] = "random",
     ) -> None:
-        super().__init__(batch_size, num_workers, val_fraction, seed)
+        super().__init__(batch_size, num_workers, val_fraction, seed, num_test_images, test_choice)
         resize_size = resize_side(image_size) if resize_size is None else resize_size
         if not 1 <= image_size <= resize_size:
             raise ValueError(f"image_size must be between 1 and resize_size={resize_size}, got {image_size}")
