@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from callbacks.attack_logger import AttackLogger
     from callbacks.complexity_logger import ComplexityLogger
     from callbacks.filter_sketch_pruning import FilterSketchPruning
     from callbacks.hrank_pruning import HRankPruning
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from callbacks.report import RunReport
 
 __all__ = [
+    "AttackLogger",
     "ComplexityLogger",
     "FilterSketchPruning",
     "HRankPruning",
@@ -26,6 +28,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "AttackLogger": "callbacks.attack_logger",
     "ComplexityLogger": "callbacks.complexity_logger",
     "FilterSketchPruning": "callbacks.filter_sketch_pruning",
     "HRankPruning": "callbacks.hrank_pruning",

@@ -142,6 +142,16 @@ def stop_if_asked(trainer: Trainer) -> None:
         raise Interrupted(code)
 
 
+def leave_if_asked() -> None:
+    """Raise if a signal came to this process, without asking the others: inside a long batch of an evaluation.
+
+    Raises:
+        Interrupted: with the exit code that the signal stands for.
+    """
+    if _note.code:
+        raise Interrupted(_note.code)
+
+
 class Interruption(Callback):
     """End the run after the batch at hand when a signal asks for it, and write the last checkpoint.
 

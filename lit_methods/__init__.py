@@ -11,14 +11,16 @@ if TYPE_CHECKING:
     from lit_methods.filter_sketch.module import FilterSketch
     from lit_methods.hrank.module import HRank
     from lit_methods.inference import Predictor
+    from lit_methods.ppba.module import PPBA
 
-__all__ = ["FilterSketch", "HRank", "ImageClassifier", "Predictor"]
+__all__ = ["PPBA", "FilterSketch", "HRank", "ImageClassifier", "Predictor"]
 __version__ = "0.1.0"
 
 _HOME = {
     "FilterSketch": "lit_methods.filter_sketch.module",
     "HRank": "lit_methods.hrank.module",
     "ImageClassifier": "lit_methods.classification",
+    "PPBA": "lit_methods.ppba.module",
     "Predictor": "lit_methods.inference",
 }
 

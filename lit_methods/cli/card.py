@@ -102,7 +102,7 @@ def write_card(
         lines.append(_row(cells[: len(head)]))
     tables = [f"[{path.stem}](tables/{path.name})" for path in sorted(run_dir.glob("tables/*.csv"))]
     lines += ["", f"Tables: {', '.join(tables)}"] if tables else []
-    for path in sorted(run_dir.glob("pictures/*.png")):
+    for path in sorted([*run_dir.glob("pictures/*.png"), *run_dir.glob("pictures/*.gif")]):
         lines += ["", f"![{path.stem}](pictures/{path.name})"]
     if (entry := facts.get("command", "fit")) != "predict":
         words = [f"python -m lit_methods.{entry}", "--config", shlex.quote(str(run_dir / "config.yaml"))]

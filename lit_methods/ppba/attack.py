@@ -43,6 +43,7 @@ class AttackResult:
         failed: ``(N,)`` bool: the black box gave no usable answer.
         preds: ``(N,)`` int64 class of ``adv``; -1 where it is not known.
         checks: ``(N,)`` int64 images shown to the black box beside the queries: success tests and the 8-bit one.
+        ids: ``(N,)`` int64 ids of the images.
     """
 
     adv: Tensor
@@ -56,6 +57,7 @@ class AttackResult:
     failed: Tensor
     preds: Tensor
     checks: Tensor
+    ids: Tensor
 
 
 @dataclass
@@ -88,7 +90,11 @@ class Walk(ABC):
         self.oracle, self.images, self.rows = oracle, images, rows
 
     @abstractmethod
-    def step(self, number: int, draws: Tensor) -> Step:
+    def draw(self, seed: int, ids: Tensor, number: int) -> Tensor:
+        """The random numbers ``(k, ...)`` of one iteration, for the images' ids ``(k,)``."""
+
+    @abstractmethod
+    def step(self, draws: Tensor) -> Step:
         """One iteration with its random numbers ``(k, ...)``."""
 
     @abstractmethod
@@ -99,7 +105,7 @@ class Walk(ABC):
         """Go on with some of the k alone."""
         self.images, self.rows = self.images[which], self.rows[which]
 
-    def leave(self, which: Tensor, history: dict[str, Any]) -> None:
+    def leave(self, which: Tensor, history: dict[str, Any]) -> None:  # noqa: B027 - most keep nothing
         """Some of the k are finished: write what is worth keeping into the history."""
 
 
@@ -138,10 +144,6 @@ class Attack(ABC):
     @abstractmethod
     def step_queries(self) -> int:
         """Queries of one iteration, per image."""
-
-    @abstractmethod
-    def draw(self, ids: Tensor, number: int) -> Tensor:
-        """The random numbers ``(k, ...)`` of one iteration for images with these ids."""
 
     @abstractmethod
     def walk(self, oracle: Oracle, images: Tensor, rows: Tensor, loss: Tensor) -> Walk:
@@ -211,8 +213,11 @@ class Attack(ABC):
                 break
             if on_step is not None:
                 on_step(number, len(walk.rows))
-            drawn = self.draw(ids[walk.rows], number) if draws is None else draws[number].to(images.device)[walk.rows]
-            account.book(walk, number, walk.step(number, drawn))
+            if draws is None:
+                drawn = walk.draw(self.seed, ids[walk.rows], number)
+            else:
+                drawn = draws[number].to(images.device)[walk.rows]
+            account.book(walk, number, walk.step(drawn))
         account.close(walk, torch.ones_like(walk.rows, dtype=torch.bool))
         return account.result()
 
@@ -243,13 +248,14 @@ class Attack(ABC):
             raise ValueError(f"images must be float (N, C, S, S), square, got {images.dtype} {tuple(images.shape)}")
         if len(images) and not (images.min() >= 0 and images.max() <= 1):  # false for NaN, too
             raise ValueError(
-                f"images must lie in [0, 1], not {images.min():.3g}..{images.max():.3g}; do not normalise them: wrap the "
-                "model, ModelBlackBox(model, mean, std)"
+                f"images must lie in [0, 1], not {images.min():.3g}..{images.max():.3g}; do not normalise them: wrap "
+                "the model, ModelBlackBox(model, mean, std)"
             )
         for name, given in (("labels", labels), ("image_ids", image_ids), ("true_labels", true_labels)):
             if given is not None and len(given) != len(images):
                 raise ValueError(f"{name} must have one entry for each of the {len(images)} images, got {len(given)}")
-            if isinstance(given, Tensor) and (given.ndim != 1 or given.is_floating_point() or given.dtype == torch.bool):
+            whole = isinstance(given, Tensor) and not given.is_floating_point() and given.dtype != torch.bool
+            if isinstance(given, Tensor) and not (whole and given.ndim == 1):
                 raise ValueError(f"{name} must be (N,) whole numbers, got {given.dtype} {tuple(given.shape)}")
         if true_labels is not None and not self.targeted:
             raise ValueError("true_labels are for targeted attacks; labels are the true ones here")
@@ -324,7 +330,9 @@ class _Account:
         """Whether each of ``rows`` is a success after rounding to 8 bits; asks about ``solved`` alone."""
         holds = self.success.clone()
         if len(solved) and not self.oracle.eight_bit:
-            loss, pred = self.oracle.ask(solved, lambda part: to_eight_bits(self.adv[solved[part], None]), counted=False)
+            loss, pred = self.oracle.ask(
+                solved, lambda part: to_eight_bits(self.adv[solved[part], None]), counted=False
+            )
             holds[solved] = self.oracle.goal.reached(loss, pred, solved).squeeze(1)
         return holds[rows]
 
@@ -332,7 +340,9 @@ class _Account:
         return (self.adv - self.images).flatten(1).norm(dim=1)
 
     def _line(self, row: int, l2: Tensor) -> dict[str, Any]:
+        label = self.oracle.labels[row]
         return {
+            "label": sorted(label) if isinstance(label, set | frozenset) else label,
             "success": bool(self.success[row]),
             "queries": int(self.oracle.queries[row]),
             "l2": float(l2),
@@ -362,6 +372,7 @@ class _Account:
             failed=self.failed,
             preds=self.preds,
             checks=self.oracle.checks,
+            ids=torch.tensor(self.oracle.ids),
         )
 
 
@@ -372,4 +383,4 @@ def to_eight_bits(images: Tensor) -> Tensor:
         >>> to_eight_bits(torch.tensor([0.0, 0.0021, 1.0])) * 255
         tensor([  0.,   1., 255.])
     """
-    return torch.floor(images.clamp(0, 1) * 255 + 0.5) / 255
+    return (torch.floor(images.double().clamp(0, 1) * 255 + 0.5) / 255).to(images.dtype)

@@ -14,15 +14,15 @@ from lit_methods.functional.modes import evaluating
 class BlackBox(Protocol):
     """A callable from images to scores; a plain function will do.
 
-    Two attributes are looked at where there are any: ``max_batch``, how many images it takes at once, and ``eight_bit``,
-    true where it rounds images to 8 bits itself (then a success need not be tried again after rounding).
+    Two attributes are looked at where there are any: ``max_batch``, how many images it takes at once, and
+    ``eight_bit``, true where it rounds images to 8 bits itself (then a success is not tried again after rounding).
 
     Example:
         >>> isinstance(lambda images: images.mean((2, 3)), BlackBox)
         True
     """
 
-    def __call__(self, images: Tensor) -> Any:
+    def __call__(self, images: Tensor, /) -> Any:
         """Score images.
 
         Args:
@@ -70,6 +70,6 @@ class ModelBlackBox:
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (N, classes) of images (N, C, H, W) in [0, 1], in the network's own precision."""
         weight = next(self.model.parameters(), images)
-        mean, std = (torch.tensor(v, device=images.device, dtype=images.dtype).view(-1, 1, 1) for v in (self.mean, self.std))
+        mean, std = (images.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
         with torch.no_grad(), evaluating(self.model):
             return self.model(((images - mean) / std).to(weight.device, weight.dtype))

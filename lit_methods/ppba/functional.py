@@ -24,7 +24,7 @@ def dct_basis(size: int) -> Tensor:
         size: side S of the images.
 
     Returns:
-        ``(S, S)`` float64; row k is ``a_k cos(pi (2p + 1) k / (2S))`` over pixels p, rows are orthonormal, row 0 constant.
+        ``(S, S)`` float64; row k is ``a_k cos(pi (2p + 1) k / (2S))`` over pixels p: orthonormal rows.
 
     Raises:
         ValueError: ``size`` is below 1.
@@ -148,8 +148,8 @@ class LowFrequencyProjection(nn.Module):
             raise ValueError(f"indices must be (m,) with one coefficient at least, got shape {tuple(indices.shape)}")
         if indices.min() < 0 or indices.max() >= channels * size * size:
             raise ValueError(
-                f"indices lie between {indices.min()} and {indices.max()}, but channels={channels} and size={size} have "
-                f"the coefficients 0 to {channels * size * size - 1}"
+                f"indices lie between {indices.min()} and {indices.max()}, but channels={channels} and size={size} "
+                f"have the coefficients 0 to {channels * size * size - 1}"
             )
         if len(indices.unique()) < len(indices):
             raise ValueError("indices holds a coefficient twice; the rows of the matrix would not be orthonormal")
@@ -249,7 +249,8 @@ def label_score_loss(pairs: Sequence[Answer | None], labels: Sequence[AbstractSe
         labels: per image the set of its original labels.
 
     Returns:
-        ``(N,)`` float64 in the service's own scale; 0 where none of the original labels is returned, NaN for ``None``.
+        ``(N,)`` float64 in the service's own scale; 0 where none of the original labels is returned, NaN for ``None``
+        and where one of them has the score NaN.
 
     Raises:
         ValueError: not as many answers as label sets.
@@ -261,10 +262,10 @@ def label_score_loss(pairs: Sequence[Answer | None], labels: Sequence[AbstractSe
         >>> label_score_loss([[("cat", 0.7), ("dog", 0.2)], [("sky", 0.9)], None], [{"dog", "cat"}, {"dog"}, {"dog"}])
         tensor([0.7000, 0.0000, nan], dtype=torch.float64)
     """
-    losses = [
-        math.nan if answer is None else max((float(score) for label, score in answer if label in own), default=0.0)
-        for answer, own in zip(pairs, labels, strict=True)
-    ]
+    losses: list[float] = []
+    for answer, own in zip(pairs, labels, strict=True):
+        scores = [math.nan] if answer is None else [float(score) for label, score in answer if label in own]
+        losses.append(math.nan if any(map(math.isnan, scores)) else max(scores, default=0.0))
     return torch.tensor(losses, dtype=torch.float64)
 
 
@@ -278,8 +279,8 @@ class MoveProbability:
         num_images: N, each with counts of its own.
         dim: m coordinates.
         momentum: what older counts are multiplied with when a move is accepted, in (0, 1].
-        count_update: ``"both"`` counts effective and ineffective moves; ``"ineffective_only"`` is what the released code
-            does, where effective counts stay at their start; ``"fixed"`` counts nothing: a third each, for comparison.
+        count_update: ``"both"`` counts effective and ineffective moves; ``"ineffective_only"`` is what the released
+            code does, where effective counts stay at their start; ``"fixed"`` counts nothing: a third each, to compare.
         prior: all counts at the start, positive.
         device: where the counts are.
 

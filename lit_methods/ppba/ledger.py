@@ -1,8 +1,8 @@
 """The query ledger: what an attack asked and what it got, on disk as it goes, so that nothing is asked twice.
 
-``ledger.jsonl`` has one line per finished image. ``ledger.answers`` beside it has every answer: attacks draw their random
-numbers from (seed, image id, iteration), so given the answers so far a killed attack comes to the same place again without
-asking, also in the middle of an image.
+``ledger.jsonl`` has one line per finished image. ``ledger.answers`` beside it has every answer: attacks draw their
+random numbers from (seed, image id, iteration), so given the answers so far a killed attack comes to the same place
+again without asking, also in the middle of an image.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from lit_methods.ppba.black_box import BlackBox
 from lit_methods.ppba.functional import margin_loss
+from lit_methods.ppba.identity import image_key
 from lit_methods.ppba.ledger import Answer, Ledger
 
 Render = Callable[[Tensor], Tensor]  # rows of a question (k',) -> its images (k', n, C, H, W)
@@ -24,7 +24,7 @@ class Goal(ABC):
 
     @abstractmethod
     def measure(self, scores: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss (k,) and predicted class (k,) int64 from the black box's scores for these images; NaN and -1 for none."""
+        """Loss (k,) and predicted class (k,) int64 from the black box's scores for k images; NaN and -1 for none."""
 
     @abstractmethod
     def reached(self, loss: Tensor, pred: Tensor, rows: Tensor) -> Tensor:
@@ -45,6 +45,7 @@ class ClassGoal(Goal):
         self._looked = False
 
     def measure(self, scores: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """From logits (k, classes)."""
         logits = torch.as_tensor(scores).to(self.labels.device)
         if logits.ndim != 2 or len(logits) != len(rows):
             raise ValueError(
@@ -78,6 +79,7 @@ class ClassGoal(Goal):
             )
 
     def reached(self, loss: Tensor, pred: Tensor, rows: Tensor) -> Tensor:
+        """The prediction decides; with a margin that has to be zero, too."""
         labels = self.labels[rows].view(-1, *[1] * (pred.ndim - 1))
         moved = (pred == labels) if self.targeted else (pred != labels)
         there = loss <= 0 if self.loss == "margin" else torch.ones_like(moved)
@@ -96,6 +98,7 @@ class CustomGoal(Goal):
         self.labels, self.loss_fn = labels, loss_fn
 
     def measure(self, scores: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """From whatever ``loss_fn`` takes."""
         labels = self.labels[rows] if isinstance(self.labels, Tensor) else [self.labels[row] for row in rows.tolist()]
         loss = torch.as_tensor(self.loss_fn(scores, labels)).to(rows.device)
         if loss.shape != rows.shape:
@@ -103,6 +106,7 @@ class CustomGoal(Goal):
         return loss.double(), torch.full_like(rows, -1)
 
     def reached(self, loss: Tensor, pred: Tensor, rows: Tensor) -> Tensor:
+        """The loss alone decides."""
         return loss <= 0
 
 
@@ -115,7 +119,7 @@ class Oracle:
         images: (N, C, H, W), for identity and number.
         ids: (N,) int64.
         ledger: what was answered before, and where new answers go.
-        labels: as text they are part of an image's identity in the ledger.
+        labels: as plain values; part of an image's identity in the ledger.
         pad_batch: ask about exactly so many images at once, or ``None``.
     """
 
@@ -131,12 +135,12 @@ class Oracle:
     ) -> None:
         self.model_fn, self.goal, self.ledger, self.pad_batch = model_fn, goal, ledger, pad_batch
         self.eight_bit = bool(getattr(model_fn, "eight_bit", False))
-        self.ids = ids.tolist()
+        self.ids, self.labels = ids.tolist(), list(labels)
         self.queries = torch.zeros(len(images), dtype=torch.int64, device=images.device)
         self.checks = torch.zeros_like(self.queries)
         self._asked = [0] * len(images)
         if ledger is not None:
-            ledger.begin(self.ids, [_fingerprint(i, label) for i, label in zip(images, labels, strict=True)])
+            ledger.begin(self.ids, [image_key(i, label) for i, label in zip(images, labels, strict=True)])
 
     def ask(self, rows: Tensor, render: Render, count: int = 1, counted: bool = True) -> tuple[Tensor, Tensor]:
         """Ask about ``count`` candidates for each of some images.
@@ -175,15 +179,16 @@ class Oracle:
 
     def _answers(self, candidates: Tensor, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
         rows = rows.repeat_interleave(count)
-        pairs = [self._forward(c, r) for c, r in zip(*(x.split(self._most() or len(rows)) for x in (candidates, rows)), strict=True)]
+        most = self._most() or len(rows)
+        pairs = [self._forward(*part) for part in zip(candidates.split(most), rows.split(most), strict=True)]
         losses, preds = zip(*pairs, strict=True)
         return torch.cat(losses), torch.cat(preds)
 
     def _forward(self, candidates: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         number = len(rows)
-        if self.pad_batch and number < self.pad_batch:  # the same shape always: rows of convolutions depend on it
-            candidates = torch.cat([candidates, candidates[:1].expand(self.pad_batch - number, -1, -1, -1)])
-            rows = torch.cat([rows, rows[:1].expand(self.pad_batch - number)])
+        if self.pad_batch and (lacking := (self._most() or 0) - number) > 0:  # rows of convolutions depend on the shape
+            candidates = torch.cat([candidates, candidates[:1].expand(lacking, -1, -1, -1)])
+            rows = torch.cat([rows, rows[:1].expand(lacking)])
         with torch.no_grad():
             loss, pred = self.goal.measure(self.model_fn(candidates), rows)
         return loss[:number], pred[:number]
@@ -209,8 +214,3 @@ class Oracle:
         ]
         places = rows.tolist()
         self.ledger.note([self.ids[row] for row in places], [self._asked[row] for row in places], answers)
-
-
-def _fingerprint(image: Tensor, label: Any) -> str:
-    shown = sorted(label) if isinstance(label, set | frozenset) else label
-    return f"{zlib.crc32(image.cpu().contiguous().numpy().tobytes()):08x} {shown}"

@@ -87,7 +87,9 @@ class PPBAAttack(Attack):
         if n_samples < 1:
             raise ValueError(f"n_samples={n_samples} must be at least 1")
         if targeted and loss_fn is not margin_loss:
-            raise ValueError("targeted=True is for margin_loss; a loss_fn of your own says itself what is to be reached")
+            raise ValueError(
+                "targeted=True is for margin_loss; a loss_fn of your own says itself what is to be reached"
+            )
         check_walk(momentum, count_update)
         self.n_samples = n_samples
         super().__init__(eps=eps, max_queries=max_queries, targeted=targeted, seed=seed, pad_batch=pad_batch)
@@ -107,10 +109,6 @@ class PPBAAttack(Attack):
         """The margin, or whatever ``loss_fn`` says."""
         return super().goal(labels) if self.loss_fn is margin_loss else CustomGoal(labels, self.loss_fn)
 
-    def draw(self, ids: Tensor, number: int) -> Tensor:
-        """Uniform, (k, n, m)."""
-        return uniform_draws(self.seed, ids, number, (self.n_samples, self.projection.dim))
-
     def walk(self, oracle: Oracle, images: Tensor, rows: Tensor, loss: Tensor) -> Walk:
         """No perturbation yet, and even probabilities."""
         return _RandomWalk(self, oracle, images, rows, loss)
@@ -128,7 +126,11 @@ class _RandomWalk(Walk):
         )
         self.total = len(oracle.ids)
 
-    def step(self, number: int, draws: Tensor) -> Step:
+    def draw(self, seed: int, ids: Tensor, number: int) -> Tensor:
+        """Uniform, (k, n, m)."""
+        return uniform_draws(seed, ids, number, (self.attack.n_samples, self.projection.dim))
+
+    def step(self, draws: Tensor) -> Step:
         moves = self.probability.moves(draws.to(torch.float64))
         candidates = self.z[:, None] + self.attack.rho * moves.to(self.z.dtype)
         if self.attack.norm == "l2":
@@ -144,7 +146,8 @@ class _RandomWalk(Walk):
         best = torch.where(solved, -1.0, loss.nan_to_num(nan=torch.inf)).argmin(1, keepdim=True)
         won = solved.gather(1, best).squeeze(1)
         accepted |= won
-        self.z = torch.where(accepted[:, None], candidates.gather(1, best[..., None].expand(-1, -1, self.z.shape[1]))[:, 0], self.z)
+        chosen = candidates.gather(1, best[..., None].expand(-1, -1, self.z.shape[1])).squeeze(1)
+        self.z = torch.where(accepted[:, None], chosen, self.z)
         lowest = loss.gather(1, best).squeeze(1).masked_fill(loss.isnan().any(1), torch.nan)
         self.loss = torch.where(accepted, lowest, self.loss)
         return Step(lowest, accepted, won, pred.gather(1, best).squeeze(1))
