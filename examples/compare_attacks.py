@@ -110,8 +110,8 @@ ATTACKS: dict[str, tuple[Run, list[float], str, str]] = {
     "fixed probabilities": (ppba("fixed"), [0.002, 0.005, 0.01, 0.02, 0.04], "#2b6cb0", ":"),
     "NES": (nes(False), [0.03, 0.06, 0.12, 0.24, 0.48], "#e2a63b", "-"),
     "NES, projected": (nes(True), [0.03, 0.06, 0.12, 0.24, 0.48], "#e2a63b", "--"),
-    "Bandits": (bandits(False), [0.05, 0.1, 0.2, 0.4, 0.8], "#2f9e6e", "-"),
-    "Bandits, projected": (bandits(True), [0.05, 0.1, 0.2, 0.4, 0.8], "#2f9e6e", "--"),
+    "Bandits": (bandits(False), [0.0125, 0.025, 0.05, 0.1, 0.2], "#2f9e6e", "-"),
+    "Bandits, projected": (bandits(True), [0.0125, 0.025, 0.05, 0.1, 0.2], "#2f9e6e", "--"),
     "SimBA-DCT": (simba, [0.02, 0.04, 0.1, 0.2, 0.4], "#8a8f98", "-"),
     "Square": (square, [0.03, 0.1, 0.3, 0.8], "#b83280", "-"),
 }

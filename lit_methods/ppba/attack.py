@@ -376,6 +376,17 @@ class _Account:
         )
 
 
+def some(values: Tensor, rows: Tensor) -> Tensor:
+    """Rows of a tensor by rising numbers; the tensor itself, uncopied, where these are all.
+
+    Example:
+        >>> values = torch.arange(3)
+        >>> some(values, torch.arange(3)) is values, some(values, torch.tensor([0, 2]))
+        (True, tensor([0, 2]))
+    """
+    return values if len(rows) == len(values) else values[rows]
+
+
 def to_eight_bits(images: Tensor) -> Tensor:
     """Images in [0, 1] as they are after saving with 8 bits per channel: the nearest multiples of 1/255.
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_methods.ppba.attack import Attack, Step, Walk
+from lit_methods.ppba.attack import Attack, Step, Walk, some
 from lit_methods.ppba.functional import LowFrequencyProjection, clip_l2
 from lit_methods.ppba.oracle import Oracle
 from lit_methods.ppba.streams import normal_draws, uniform_draws
@@ -172,7 +172,7 @@ class _GradientWalk(Walk):
 
     def ask_around(self, offsets: Tensor) -> Tensor:
         """Losses (k, n) of the images moved by ``offsets`` (k, n, C, S, S)."""
-        return self.oracle.ask(self.rows, lambda part: self.now[part, None] + offsets[part], offsets.shape[1])[0]
+        return self.oracle.ask(self.rows, lambda part: some(self.now, part)[:, None] + some(offsets, part), offsets.shape[1])[0]
 
     def move(self, direction: Tensor, loss: Tensor) -> Step:
         """Take a step along ``direction`` (k, C, S, S), down the loss, and look where that leads."""

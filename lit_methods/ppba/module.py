@@ -249,12 +249,10 @@ class PPBA(ImageClassifier):
 
     def summary(self) -> dict[str, float | str]:
         """Which attack it was, for ``summary.json``."""
-        return {
-            f"attack/{name}": value
-            for attack in list(self._attacks.values())[:1]
-            for name, value in attack.settings().items()
-            if value is not None
-        }
+        for attack in self._attacks.values():
+            settings = {name: value for name, value in attack.settings().items() if value is not None}
+            return {"attack/settings": ", ".join(f"{name}={value}" for name, value in settings.items())}
+        return {}
 
     # -- the user's own pictures --------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lit_methods.ppba.attack import Attack, Step, Walk
+from lit_methods.ppba.attack import Attack, Step, Walk, some
 from lit_methods.ppba.functional import (
     CountUpdate,
     LowFrequencyProjection,
@@ -137,7 +137,7 @@ class _RandomWalk(Walk):
             candidates = clip_l2(candidates, self.attack.eps)
         loss, pred = self.oracle.ask(
             self.rows,
-            lambda part: self._show(self.images[part, None], self._delta(candidates[part])),
+            lambda part: self._show(some(self.images, part)[:, None], self._delta(some(candidates, part))),
             self.attack.n_samples,
         )
         solved = self.oracle.goal.reached(loss, pred, self.rows)
@@ -159,11 +159,12 @@ class _RandomWalk(Walk):
 
     @staticmethod
     def _show(images: Tensor, delta: Tensor) -> Tensor:
-        return (images + delta).clamp(0, 1)
+        return delta.add_(images).clamp_(0, 1)  # in place: for small networks the copies would cost most
 
     def current(self, which: Tensor) -> tuple[Tensor, Tensor]:
         delta = self._delta(self.z[which])
-        return self._show(self.images[which], delta), delta.flatten(1).norm(dim=1)
+        norms = delta.flatten(1).norm(dim=1)
+        return self._show(self.images[which], delta), norms
 
     def keep(self, which: Tensor) -> None:
         super().keep(which)
