@@ -134,7 +134,7 @@ def _curve(lines: list[dict[str, Any]], fixed: list[dict[str, Any]], budget: int
     axes.set(xlabel="queries", ylabel="images attacked", xlim=(0, budget), ylim=(0, 1))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    if fixed:
+    if len(axes.lines) > 1:
         axes.legend(frameon=False)
     return figure
 

@@ -243,7 +243,7 @@ class ImageClassifier(Described, LightningModule):
     def class_name(self, label: int) -> str:
         """The name of a class; its number where no names are known."""
         names = self.hparams["class_names"] or []
-        return names[label] if label < len(names) else str(label)
+        return names[label] if 0 <= label < len(names) else str(label)
 
     def draw(self, image: np.ndarray, prediction: dict[str, Any]) -> np.ndarray:
         """The picture with its most likely class below it.

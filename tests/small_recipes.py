@@ -27,7 +27,7 @@ def warm_weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int
         path = folder / f"{arch}-{num_classes}.npz"
         if not path.exists():
             network = build_backbone(arch, num_classes)
-            network(torch.rand(4, *(3, 32, 32)))
+            network(torch.rand(4, 3, 32, 32))
             np.savez(path, **{k: v.numpy() for k, v in network.state_dict().items()})
         return str(path)
 
@@ -46,9 +46,13 @@ def overrides(cifar10_root, imagenet_root, warm_weights) -> Callable[[str], list
             words += ["--data.val_fraction", "0.25"]
         elif "cifar10" in recipe:
             words += ["--data.root", str(cifar10_root)]
-        if "base_checkpoint" in config["model"]["init_args"]:
-            classes = 4 if "imagenet" in recipe else 10
-            words += ["--model.base_checkpoint", warm_weights(config["model"]["init_args"]["backbone"], classes)]
+        arguments = config["model"]["init_args"]
+        if "base_checkpoint" in arguments and "backbone" in arguments:
+            words += ["--model.base_checkpoint", warm_weights(arguments["backbone"], 4 if "imagenet" in recipe else 10)]
+        if recipe.startswith("ppba"):
+            words += ["--model.max_queries", "12", "--data.num_test_images", "10"]
+        if recipe.endswith("inception_v3"):  # takes no less
+            words += ["--data.image_size", "96", "--data.resize_size", "108"]
         if any("HRankPruning" in c["class_path"] for c in config["trainer"]["callbacks"]):
             words += ["--trainer.callbacks.num_images", "16"]  # of the last callback in the list
         return words

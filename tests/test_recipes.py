@@ -23,11 +23,17 @@ CHEAP = {
     "hrank_cifar10_resnet56",
     "filter_sketch",
     "filter_sketch_cifar10_resnet56",
+    "ppba",
+    "ppba_cifar10_resnet56",
 }  # run by default; the others are marked slow
 PRUNING = ("hrank", "filter_sketch")  # how the names of recipes that prune begin
-runs = pytest.mark.parametrize(
-    "recipe", [pytest.param(r, marks=[] if r in CHEAP else pytest.mark.slow) for r in RECIPES]
-)
+TESTS_ALONE = [r for r in RECIPES if r.startswith("ppba_")]  # their networks are trained elsewhere
+
+
+def runs(recipes):
+    cheap_or_slow = [pytest.param(r, marks=[] if r in CHEAP else pytest.mark.slow) for r in recipes]
+    return pytest.mark.parametrize("recipe", cheap_or_slow)
+
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -40,7 +46,7 @@ def test_recipe_builds(recipe, overrides, tmp_path):
     assert cli.model.hparams["num_classes"] == cli.datamodule.num_classes
     assert cli.model.hparams["mean"] == cli.datamodule.mean
     backbone = cli.model.hparams["backbone"]
-    assert find_backbone(backbone).input_size[1] in (32, 224)
+    assert find_backbone(backbone).input_size[1] in (32, 224, 299)
     pruners = [c for c in cli.trainer.callbacks if isinstance(c, FilterPruning)]
     assert len(pruners) == recipe.startswith(PRUNING)
     for pruner in pruners:
@@ -64,7 +70,7 @@ def test_rates_of_filter_sketch_lead_to_the_published_costs(recipe):
     assert sum(p.numel() for p in small.parameters()) == pytest.approx(config["paper"]["prune/params"], rel=0.03)
 
 
-@runs
+@runs([r for r in RECIPES if r not in TESTS_ALONE])
 def test_recipe_fits_tests_and_resumes(recipe, overrides, tmp_path, capsys):
     words, run = overrides(recipe), tmp_path / "run"
     if recipe in PRUNING:
@@ -96,6 +102,21 @@ def test_recipe_fits_tests_and_resumes(recipe, overrides, tmp_path, capsys):
         assert resumed["prune/macs"] == summary["prune/macs"]
 
 
+@runs(TESTS_ALONE)
+def test_recipe_only_tests(recipe, overrides, tmp_path):
+    for entry in ("fit", "test"):
+        run = tmp_path / entry
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "the network has no trained weights")
+            assert main(entry, [recipe, "--run_dir", str(run), *overrides(recipe)]) == 0
+        summary = json.loads((run / "summary.json").read_text())
+        assert 0 <= summary["test/top1"] <= 1
+        assert not (run / "checkpoints").exists()
+        lines = [json.loads(line) for line in (run / "ledger.jsonl").read_text().splitlines()]
+        assert len(lines) == summary["test/attacked"] + summary["test/skipped"]
+        assert max(line["queries"] for line in lines) <= 12
+
+
 def test_a_run_that_ends_before_at_epoch_warns_once_and_prunes_nothing(overrides, tmp_path):
     words = [*overrides("hrank"), "--model.backbone", "tiny", "--trainer.callbacks.rates", "0.5"]
     with warnings.catch_warnings(record=True) as said:
@@ -115,6 +136,15 @@ def test_the_embedded_recipes_learn(recipe, tmp_path):
     summary = json.loads(Path(tmp_path, "run", "summary.json").read_text())
     assert summary["test/top1"] >= 0.95
     assert summary["prune/macs"] <= 0.6 * summary["prune/dense_macs"]
+
+
+@pytest.mark.slow
+def test_the_embedded_attack_learns(tmp_path):
+    """Its probabilities, that is: fixed ones need more queries."""
+    assert main("fit", ["ppba", "--run_dir", str(tmp_path / "run"), "--trainer.accelerator", "cpu"]) == 0
+    summary = json.loads(Path(tmp_path, "run", "summary.json").read_text())
+    assert summary["test/success_rate"] >= 0.9
+    assert summary["test/mean_queries"] < 0.9 * summary["test/mean_queries_fixed"]
 
 
 def test_a_corrupt_picture_in_the_middle_is_one_line(imagenet_root, tmp_path, capsys):

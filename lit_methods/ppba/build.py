@@ -18,8 +18,15 @@ from lit_methods.ppba.baselines import NES, Bandits, SimBA
 from lit_methods.ppba.functional import LowFrequencyProjection, low_frequency_indices
 from lit_methods.ppba.random_walk import PPBAAttack
 
-# side -> side of the lowest shell, width of the others, coefficients
-FREQUENCIES = {224: (28, 7, 1500), 299: (38, 9, 1500), 64: (15, 7, 430), 32: (11, 7, 230), 28: (7, 7, 32)}
+# side, channels -> side of the lowest shell, width of the others, coefficients
+FREQUENCIES = {
+    (224, 3): (28, 7, 1500),
+    (299, 3): (38, 9, 1500),
+    (64, 3): (15, 7, 430),
+    (32, 3): (11, 7, 230),
+    (28, 1): (7, 7, 32),
+}
+SHELLS = {side: shells[:2] for (side, _), shells in FREQUENCIES.items()}
 PROJECTED: dict[str, type[Attack]] = {"ppba": PPBAAttack, "simba": SimBA, "nes_lf": NES, "bandits_lf": Bandits}
 IN_PIXELS: dict[str, type[Attack]] = {"nes": NES, "bandits": Bandits}
 ATTACKS = PROJECTED | IN_PIXELS
@@ -55,14 +62,15 @@ def low_frequencies(
         >>> low_frequencies(32).dim, low_frequencies(224).dim, low_frequencies(48).dim
         (230, 1500, 323)
     """
-    known = FREQUENCIES.get(size)
-    if stride is None:
-        stride = known[1] if known else 7
+    usual_side, width = SHELLS.get(size, (None, 7))
     if freq_dim is None:
-        freq_dim = known[0] if known else _quarter(size, stride)
+        freq_dim = usual_side or _quarter(size, stride or width)
+    if stride is None:
+        stride = width if (size - freq_dim) % width == 0 else size - freq_dim  # else all the rest in one shell
     if low_dim is None:
-        same = known is not None and freq_dim == known[0] and channels == 3
-        low_dim = known[2] if known and same else max(1, round(channels * freq_dim**2 * 1500 / 2352))
+        low_dim = max(1, round(channels * freq_dim**2 * 1500 / 2352))
+        if freq_dim == usual_side and (size, channels) in FREQUENCIES:
+            low_dim = FREQUENCIES[size, channels][2]
     generator = torch.Generator().manual_seed(seed)
     indices = low_frequency_indices(size, channels, freq_dim, stride, low_dim, generator)
     return LowFrequencyProjection(indices, size, channels)
@@ -73,7 +81,7 @@ def _quarter(size: int, stride: int) -> int:
     return min(fitting, key=lambda side: abs(side - size / 4))
 
 
-def build_attack(name: str, projection: Callable[[], LowFrequencyProjection], **options: Any) -> Attack:
+def build_attack(name: str, projection: Callable[[], LowFrequencyProjection], /, **options: Any) -> Attack:
     """An attack by its name.
 
     Args:

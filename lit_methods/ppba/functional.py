@@ -11,6 +11,7 @@ from collections.abc import Set as AbstractSet
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Answer = Sequence[tuple[str, float]]  # of a service: labels with scores, best first
@@ -174,11 +175,14 @@ class LowFrequencyProjection(nn.Module):
     def _both_sides(self, left: Tensor, planes: Tensor, right: Tensor) -> Tensor:
         """``left @ plane @ right`` for each plane (N * C, ., .), as (N, C, ., .).
 
-        Products of single planes: one large product rounds a row differently in another batch, and is not faster.
+        A row is the same bit for bit in any batch. So these are products of single planes, as one large product rounds
+        a row differently in another batch, and is not faster; and sides are filled up with zeros to a multiple of 16,
+        as MKL rounds differently where a plane begins at an address that is no multiple of 64 bytes.
         """
-        number = len(planes)
+        rows, columns, number = len(left), right.shape[1], len(planes)
+        left, planes, right = _fill_up(left), _fill_up(planes), _fill_up(right)
         product = torch.bmm(left.expand(number, -1, -1), torch.bmm(planes, right.expand(number, -1, -1)))
-        return product.view(-1, self.channels, *product.shape[1:])
+        return product[:, :rows, :columns].unflatten(0, (-1, self.channels)).contiguous()
 
     def like(self, images: Tensor) -> LowFrequencyProjection:
         """This projection on the device and in the dtype of some images (N, C, S, S), which it has to fit.
@@ -195,6 +199,11 @@ class LowFrequencyProjection(nn.Module):
             return self
         other = LowFrequencyProjection(self.indices, self.size, self.channels, dtype=images.dtype)
         return other.to(images.device)
+
+
+def _fill_up(matrices: Tensor) -> Tensor:
+    """Matrices (..., ., .) with zeros below and to the right, contiguous, their sides multiples of 16."""
+    return F.pad(matrices, (0, -matrices.shape[-1] % 16, 0, -matrices.shape[-2] % 16)).contiguous()
 
 
 def margin_loss(logits: Tensor, target: Tensor, targeted: bool = False) -> Tensor:
@@ -262,6 +271,8 @@ def label_score_loss(pairs: Sequence[Answer | None], labels: Sequence[AbstractSe
         >>> label_score_loss([[("cat", 0.7), ("dog", 0.2)], [("sky", 0.9)], None], [{"dog", "cat"}, {"dog"}, {"dog"}])
         tensor([0.7000, 0.0000, nan], dtype=torch.float64)
     """
+    if len(pairs) != len(labels):
+        raise ValueError(f"pairs has {len(pairs)} answers and labels {len(labels)} sets; give one set for each answer")
     losses: list[float] = []
     for answer, own in zip(pairs, labels, strict=True):
         scores = [math.nan] if answer is None else [float(score) for label, score in answer if label in own]
@@ -322,7 +333,9 @@ class MoveProbability:
 
     def probabilities(self) -> Tensor:
         """``(3, N, m)`` float64 in (0, 1), summing to one over the three moves."""
-        share = self.effective / (self.effective + self.ineffective)
+        least = torch.finfo(torch.float64).tiny  # where momentum has wiped out all counts, a half
+        share = (self.effective + least) / (self.effective + self.ineffective + 2 * least)
+        share = share.clamp_min(torch.finfo(torch.float64).eps)  # a move that never helped is drawn seldom, not never
         return share / share.sum(0)
 
     def moves(self, draws: Tensor) -> Tensor:

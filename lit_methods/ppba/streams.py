@@ -41,5 +41,5 @@ def normal_draws(seed: int, ids: Tensor, step: int, shape: Sequence[int]) -> Ten
     keys = hash64(Purpose.ATTACK, seed, ids.cpu().numpy(), step)
     # Philox is made for keys: another key is another stream. Some attacks want 150,000 numbers at a time: ziggurat
     streams = (np.random.Generator(np.random.Philox(key=int(key))) for key in keys)
-    numbers = np.stack([stream.standard_normal(tuple(shape)) for stream in streams])
-    return torch.from_numpy(numbers).to(ids.device)
+    numbers = np.array([stream.standard_normal(tuple(shape)) for stream in streams])
+    return torch.from_numpy(numbers).view(-1, *shape).to(ids.device)
