@@ -19,7 +19,19 @@ from lit_methods.ppba.functional import success_curve
 from lit_methods.ppba.ledger import read_ledger
 from lit_methods.ppba.pictures import growth, triplet
 
-COLUMNS = ("id", "label", "pred", "success", "queries", "l2", "l2_unclipped", "success_uint8", "skipped", "failed", "checks")
+COLUMNS = (
+    "id",
+    "label",
+    "pred",
+    "success",
+    "queries",
+    "l2",
+    "l2_unclipped",
+    "success_uint8",
+    "skipped",
+    "failed",
+    "checks",
+)
 
 
 class AttackLogger(Callback):
@@ -57,7 +69,9 @@ class AttackLogger(Callback):
             ValueError: the module does not attack.
         """
         if not hasattr(pl_module, "on_attack_step"):
-            raise ValueError(f"AttackLogger is for modules that attack, such as PPBA, not for {type(pl_module).__name__}")
+            raise ValueError(
+                f"AttackLogger is for modules that attack, such as PPBA, not for {type(pl_module).__name__}"
+            )
         self._triplets, self._film = [], []
         console = Console()
         shown = trainer.is_global_zero and console.is_terminal and trainer.progress_bar_callback is not None
@@ -97,10 +111,10 @@ class AttackLogger(Callback):
         folder, report = Path(trainer.default_root_dir), RunReport.of(trainer)
         lines = read_ledger(folder / "ledger.jsonl")
         fixed = read_ledger(folder / "ledger_fixed.jsonl")
-        attack = next(iter(pl_module._attacks.values()), None)  # type: ignore[operator, union-attr]
-        if not lines or attack is None:
+        if not lines:  # a dry run has no ledger
             return
-        report.figure(trainer, "attack/success_curve", _curve(lines, fixed, attack.max_queries))
+        budget = max(line["max_queries"] for line in lines)
+        report.figure(trainer, "attack/success_curve", _curve(lines, fixed, budget))
         report.table(trainer, "attack/images", COLUMNS, [[line[name] for name in COLUMNS] for line in lines])
         report.table(trainer, "attack/classes", *_classes(pl_module, lines))
         if spent := [line["queries"] for line in lines if line["success"]]:
@@ -112,9 +126,10 @@ class AttackLogger(Callback):
 
 
 def _triplet(module: Any, batch: dict[str, torch.Tensor], result: AttackResult, row: int) -> np.ndarray:
-    names = [module.class_name(int(label)) for label in (batch["label"][row], result.preds[row])]
+    label, pred = int(batch["label"][row]), int(result.preds[row])
     clean, adversarial = (_hwc(to_eight_bits(images[row])) for images in (batch["image"], result.adv))
-    return triplet(clean, adversarial, *names, int(result.queries[row]), success=True)
+    queries = int(result.queries[row])
+    return triplet(clean, adversarial, module.class_name(label), module.class_name(pred), queries, success=True)
 
 
 def _hwc(image: torch.Tensor) -> np.ndarray:
@@ -130,7 +145,9 @@ def _curve(lines: list[dict[str, Any]], fixed: list[dict[str, Any]], budget: int
         tried = [line for line in found if not line["skipped"]]
         if tried:
             success, queries = (torch.tensor([line[key] for line in tried]) for key in ("success", "queries"))
-            axes.plot(thresholds, success_curve(success, queries, thresholds, budget), style, color="#2b6cb0", label=name)
+            axes.plot(
+                thresholds, success_curve(success, queries, thresholds, budget), style, color="#2b6cb0", label=name
+            )
     axes.set(xlabel="queries", ylabel="images attacked", xlim=(0, budget), ylim=(0, 1))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

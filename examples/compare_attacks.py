@@ -1,8 +1,8 @@
-"""Attacks on one classifier at equal budgets: PPBA, NES, Bandits, SimBA-DCT, and Square where torchattacks is installed.
+"""Attacks on one classifier at equal budgets: PPBA, NES, Bandits, SimBA-DCT, and torchattacks' Square if installed.
 
-Shows how many queries each needs, and what PPBA's low-frequency projection does for NES and Bandits: a table, a CSV with
-one row per image, and a picture of success against queries. Every attack gets the same images, L2 ball and budget; with
---tune it also gets the step size that served it best on other images. Without a checkpoint a digits network is trained.
+Shows how many queries each needs, and what PPBA's low-frequency projection does for NES and Bandits: a table, a CSV
+with one row per image, and a picture of success against queries. Every attack gets the same images, L2 ball and budget;
+with --tune also the step size that served it best on other images. Without a checkpoint a digits network is trained.
 
 Run: python examples/compare_attacks.py
      python examples/compare_attacks.py --data cifar10 --root data/cifar10 --backbone resnet56 \

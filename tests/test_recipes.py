@@ -35,7 +35,6 @@ def runs(recipes):
     return pytest.mark.parametrize("recipe", cheap_or_slow)
 
 
-
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipe_builds(recipe, overrides, tmp_path):
     cli = RunCLI("fit", ["--config", str(RECIPES[recipe]), "--run_dir", str(tmp_path / "run"), *overrides(recipe)])

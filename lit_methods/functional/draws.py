@@ -4,8 +4,8 @@ A generator has a state, and whoever advances it once more than before changes e
 number of workers, a resumed run, a second rank. Here a number is a hash of what it is for, such as
 ``(purpose, seed, epoch, index)``. Nothing has to be kept, stored or restored, and a whole batch is drawn at once.
 
-The first part of a key says what the numbers are for: equal seeds must not give equal numbers to two purposes. It is one
-of ``Purpose``, which is a whole number.
+The first part of a key, a ``Purpose``, says what the numbers are for: equal seeds must not give equal numbers to two
+purposes.
 
 The hash is the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), applied once per part of the key.
 """

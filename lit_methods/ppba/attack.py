@@ -151,6 +151,11 @@ class Attack(ABC):
 
     def goal(self, labels: Any) -> Goal:
         """What is to be reached."""
+        if not isinstance(labels, Tensor):
+            raise ValueError(
+                f"labels must be a tensor (N,) of class ids, got a {type(labels).__name__}; sets of names are for "
+                "PPBAAttack(loss_fn=label_score_loss)"
+            )
         return ClassGoal(labels, self.targeted, self.loss)
 
     def settings(self) -> dict[str, Any]:
@@ -198,14 +203,18 @@ class Attack(ABC):
                 the model returns probabilities.
         """
         labels, ids = self._check(images, labels, image_ids, true_labels)
+        images = images.detach()
         model_fn = ModelBlackBox(model_fn) if isinstance(model_fn, nn.Module) else model_fn
         if ledger is not None:
             ledger.start(self.settings())
         named = labels.tolist() if isinstance(labels, Tensor) else labels
-        oracle = Oracle(model_fn, self.goal(labels), images, ids, ledger, named, self.pad_batch)
+        goal = self.goal(labels)
+        if isinstance(goal, ClassGoal):
+            goal.true_labels = true_labels
+        oracle = Oracle(model_fn, goal, images, ids, ledger, named, self.pad_batch)
         steps = (self.max_queries - self.first_queries) // self.step_queries
         steps = steps if draws is None else min(steps, len(draws))
-        account = _Account(oracle, images, steps, films)
+        account = _Account(oracle, images, steps, self.max_queries, films)
         left, loss = self._look_at_the_clean_images(oracle, account, images, labels, true_labels)
         walk = self.walk(oracle, images[left], left, loss)
         for number in range(steps):
@@ -270,9 +279,9 @@ class Attack(ABC):
 class _Account:
     """What has become of every image so far."""
 
-    def __init__(self, oracle: Oracle, images: Tensor, steps: int, films: Sequence[int]) -> None:
+    def __init__(self, oracle: Oracle, images: Tensor, steps: int, max_queries: int, films: Sequence[int]) -> None:
         number, device = len(images), images.device
-        self.oracle, self.images = oracle, images
+        self.oracle, self.images, self.max_queries = oracle, images, max_queries
         self.adv = images.clone()
         self.success = torch.zeros(number, dtype=torch.bool, device=device)
         self.skipped, self.failed, self.rounded = (self.success.clone() for _ in range(3))
@@ -309,8 +318,6 @@ class _Account:
 
     def close(self, walk: Walk, which: Tensor) -> None:
         """These are finished."""
-        if not which.any():
-            return
         rows = walk.rows[which]
         self.adv[rows], self.unclipped[rows] = walk.current(which)
         walk.leave(which, self.history)
@@ -345,6 +352,7 @@ class _Account:
             "label": sorted(label) if isinstance(label, set | frozenset) else label,
             "success": bool(self.success[row]),
             "queries": int(self.oracle.queries[row]),
+            "max_queries": self.max_queries,
             "l2": float(l2),
             "l2_unclipped": float(self.unclipped[row]),
             "skipped": bool(self.skipped[row]),

@@ -172,18 +172,23 @@ class _GradientWalk(Walk):
 
     def ask_around(self, offsets: Tensor) -> Tensor:
         """Losses (k, n) of the images moved by ``offsets`` (k, n, C, S, S)."""
-        return self.oracle.ask(self.rows, lambda part: some(self.now, part)[:, None] + some(offsets, part), offsets.shape[1])[0]
+        return self.oracle.ask(
+            self.rows, lambda part: some(self.now, part)[:, None] + some(offsets, part), offsets.shape[1]
+        )[0]
 
     def move(self, direction: Tensor, loss: Tensor) -> Step:
         """Take a step along ``direction`` (k, C, S, S), down the loss, and look where that leads."""
+        sane = ~loss.isnan().any(1)  # the others stay where they are, and are not asked about
+        direction = direction.where(sane[:, None, None, None], 0)
         delta = self.now - self.lr * unit(direction) - self.images
         delta = clip_l2(delta.flatten(1), self.eps).view_as(delta)
         self.norms = delta.flatten(1).norm(dim=1)
         self.now = (self.images + delta).clamp(0, 1)
-        reached, pred = self.oracle.ask(self.rows, lambda part: self.now[part, None], counted=False)
-        solved = self.oracle.goal.reached(reached, pred, self.rows).squeeze(1)
-        lowest = loss.amin(1).masked_fill((loss.isnan().any(1)) | reached.squeeze(1).isnan(), math.nan)
-        return Step(lowest, torch.ones_like(solved), solved & ~lowest.isnan(), pred.squeeze(1))
+        now, reached, pred = self.now[sane], torch.full_like(loss[:, 0], math.nan), torch.full_like(self.rows, -1)
+        answers = self.oracle.ask(self.rows[sane], lambda part: now[part, None], counted=False)
+        reached[sane], pred[sane] = (answer.squeeze(1) for answer in answers)
+        solved = self.oracle.goal.reached(reached, pred, self.rows)
+        return Step(loss.amin(1).masked_fill(reached.isnan(), math.nan), sane, solved, pred)
 
     def current(self, which: Tensor) -> tuple[Tensor, Tensor]:
         return self.now[which], self.norms[which]
@@ -321,7 +326,7 @@ class _CoefficientWalk(Walk):
 
     def step(self, draws: Tensor) -> Step:
         fresh = self.sign > 0
-        self.chosen = torch.where(fresh, self._choose(draws), self.chosen)
+        self.chosen = torch.where(fresh, self._choose(draws, fresh), self.chosen)
         self.untried[torch.arange(len(self.rows)), self.chosen] = False
         change = self.attack.step * self.sign[:, None].to(self.z)
         candidates = clip_l2(self.z.scatter_add(1, self.chosen[:, None], change), self.attack.eps)
@@ -334,9 +339,9 @@ class _CoefficientWalk(Walk):
         self.sign = torch.where(accepted | ~fresh, 1, -1)
         return Step(loss, accepted, solved, pred)
 
-    def _choose(self, draws: Tensor) -> Tensor:
-        """(k,) coefficients; where all have been tried, all may come again."""
-        self.untried |= ~self.untried.any(1, keepdim=True)
+    def _choose(self, draws: Tensor, fresh: Tensor) -> Tensor:
+        """(k,) coefficients; where one is due and all have been tried, all may come again."""
+        self.untried |= (fresh & ~self.untried.any(1))[:, None]
         counts = self.untried.cumsum(1)
         return (counts > (draws.to(counts.device) * counts[:, -1:]).floor()).to(torch.uint8).argmax(1)
 

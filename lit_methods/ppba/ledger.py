@@ -30,8 +30,8 @@ class Answer(NamedTuple):
 class Ledger:
     """The ledger of one attack, in a file and its neighbour.
 
-    Answers that were given under other settings, or to another image of the same id, are left alone: the old files get
-    a number at the end of their names, and the ledger begins anew.
+    Answers that were given under other settings are left alone: the old files get a number at the end of their names,
+    and the ledger begins anew. Answers about another image of the same id are not taken for this one's.
 
     Args:
         path: of the lines, such as ``runs/mine/ledger.jsonl``; the folder is made.
@@ -58,7 +58,7 @@ class Ledger:
         self._settings: dict[str, Any] | None = None
         self._keys: dict[int, str] = {}  # of the images that are being attacked
         self._known: dict[tuple[int, str], list[Answer]] = {}  # what is on the disk, of images that were not finished
-        self._finished: set[tuple[int, str]] = set()
+        self._finished: dict[int, str] = {}  # id -> key of its last line
         self._files: dict[str, Any] = {}
 
     # -- before and after ---------------------------------------------------------------------------------------------
@@ -75,6 +75,7 @@ class Ledger:
                 raise ValueError(f"ledger={str(self.path)!r} is open for another attack; give each a ledger of its own")
             return
         self._settings = settings
+        self._keys = {}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         mine = self._name("answers")
         self._read()
@@ -83,7 +84,7 @@ class Ledger:
                 _put_aside(file)
         for file in (mine, self._name("jsonl")):
             _cut_torn_line(file)
-        self._finished = {(line["id"], line["key"]) for line in _lines(self._name("jsonl"))}
+        self._finished = {line["id"]: line["key"] for line in _lines(self._name("jsonl"))}
         new = not mine.exists() or not mine.stat().st_size
         self._files = {name: self._name(name).open("a", encoding="utf-8") for name in ("answers", "jsonl")}
         if new:
@@ -93,7 +94,7 @@ class Ledger:
         """Close the files."""
         for file in self._files.values():
             file.close()
-        self._files = {}
+        self._files, self._settings = {}, None
 
     def __enter__(self) -> Self:
         return self
@@ -105,7 +106,10 @@ class Ledger:
 
     def begin(self, ids: Sequence[int], keys: Sequence[str]) -> None:
         """These images are attacked now; ``keys`` tell apart what may not share an id."""
-        self._keys.update(zip(ids, keys, strict=True))
+        begun = dict(zip(ids, keys, strict=True))
+        if any(i in self._keys or (i in self._finished and (i, key) not in self._known) for i, key in begun.items()):
+            self._read()  # an attack that broke off, or ended, comes again
+        self._keys.update(begun)
         self._write("answers", {"images": [[image, self._keys[image]] for image in ids]})
 
     def known(self, image: int, number: int) -> Answer | None:
@@ -129,11 +133,11 @@ class Ledger:
 
     def finish(self, image: int, line: dict[str, Any]) -> None:
         """Write the line of a finished image."""
-        which = (image, self._keys.pop(image))
-        self._known.pop(which, None)  # nobody asks again
-        if which not in self._finished:
-            self._finished.add(which)
-            self._write("jsonl", {"id": image} | line | {"key": which[1]})
+        key = self._keys.pop(image)
+        self._known.pop((image, key), None)  # nobody asks again
+        if self._finished.get(image) != key:
+            self._finished[image] = key
+            self._write("jsonl", {"id": image} | line | {"key": key})
 
     # -- files --------------------------------------------------------------------------------------------------------
 
@@ -147,6 +151,7 @@ class Ledger:
 
     def _read(self) -> None:
         """What any process wrote under these settings."""
+        self._known = {}
         found: list[tuple[int, tuple[int, str], list[Answer]]] = []
         for path in self.path.parent.glob(f"{self.path.stem}*.answers"):
             if _settings_of(path) != self._settings:
@@ -160,7 +165,7 @@ class Ledger:
         for number, which, said in sorted(found, key=lambda entry: entry[0]):  # an image may go on in another file
             answers = self._known.setdefault(which, [])
             if number <= len(answers):
-                answers[number:] = said
+                answers[number : number + len(said)] = said
 
 
 def read_ledger(path: str | Path) -> list[dict[str, Any]]:
@@ -170,7 +175,7 @@ def read_ledger(path: str | Path) -> list[dict[str, Any]]:
         path: as it was given to :class:`Ledger`.
     """
     path = Path(path)
-    lines = [line for file in [path, *path.parent.glob(f"{path.stem}-*{path.suffix}")] for line in _lines(file)]
+    lines = [line for file in [path, *_other_ranks(path)] for line in _lines(file)]
     newest = {line["id"]: line for line in lines}
     return [newest[image] for image in sorted(newest)]
 
@@ -186,9 +191,18 @@ def merge(path: str | Path) -> list[dict[str, Any]]:
     aside = path.with_suffix(".tmp")
     aside.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
     os.replace(aside, path)
-    for other in path.parent.glob(f"{path.stem}-*{path.suffix}"):
+    for other in _other_ranks(path):
         other.unlink()
     return lines
+
+
+def _other_ranks(path: Path) -> list[Path]:
+    """Files of lines that other processes wrote under the settings of the first."""
+    files = [
+        file for file in path.parent.glob(f"{path.stem}-*{path.suffix}") if file.stem[len(path.stem) + 1 :].isdigit()
+    ]
+    settings = _settings_of(path.with_suffix(".answers"))
+    return [file for file in files if settings is None or _settings_of(file.with_suffix(".answers")) == settings]
 
 
 def _of_rank(path: Path, rank: int) -> Path:

@@ -42,6 +42,7 @@ class ClassGoal(Goal):
 
     def __init__(self, labels: Tensor, targeted: bool, loss: str) -> None:
         self.labels, self.targeted, self.loss = labels, targeted, loss
+        self.true_labels: Tensor | None = None  # where they are others
         self._looked = False
 
     def measure(self, scores: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,9 +69,11 @@ class ClassGoal(Goal):
         """The first answer shows what kind of model this is."""
         self._looked = True
         classes = logits.shape[1]
-        if self.labels.min() < 0 or self.labels.max() >= classes:
-            odd = self.labels[(self.labels < 0) | (self.labels >= classes)][0]
-            raise ValueError(f"labels holds the class {odd}, but model_fn scores {classes} classes, 0 to {classes - 1}")
+        for name, labels in (("labels", self.labels), ("true_labels", self.true_labels)):
+            if labels is not None and len(odd := labels[(labels < 0) | (labels >= classes)]):
+                raise ValueError(
+                    f"{name} holds the class {odd[0]}, but model_fn scores {classes} classes, 0 to {classes - 1}"
+                )
         sums = logits.double().sum(1)
         if (logits >= 0).all() and (sums - 1).abs().max() < 1e-3:
             raise ValueError(
@@ -103,7 +106,8 @@ class CustomGoal(Goal):
         loss = torch.as_tensor(self.loss_fn(scores, labels)).to(rows.device)
         if loss.shape != rows.shape:
             raise ValueError(f"loss_fn must give one value per image, {tuple(rows.shape)}, got {tuple(loss.shape)}")
-        return loss.double(), torch.full_like(rows, -1)
+        classes = isinstance(scores, Tensor) and scores.ndim == 2
+        return loss.double(), scores.argmax(1).to(rows.device) if classes else torch.full_like(rows, -1)
 
     def reached(self, loss: Tensor, pred: Tensor, rows: Tensor) -> Tensor:
         """The loss alone decides."""
@@ -157,17 +161,21 @@ class Oracle:
         (self.queries if counted else self.checks)[rows] += count
         loss = torch.full((len(rows), count), math.nan, dtype=torch.float64, device=rows.device)
         pred = torch.full_like(loss, -1, dtype=torch.int64)
-        missing = torch.arange(len(rows), device=rows.device)
+        missing = torch.ones_like(pred, dtype=torch.bool)
         if self.ledger is not None:
-            missing = self._recall(rows, loss, pred)
+            self._recall(rows, loss, pred, missing)
+        lacking = missing.any(1).nonzero().squeeze(1)
         most = self._most()
-        for part in missing.split(max(1, most // count) if most else max(1, len(missing))):
-            if not len(part):
-                continue
-            candidates = render(part).flatten(0, 1)
-            loss[part], pred[part] = (v.view(-1, count) for v in self._answers(candidates, rows[part], count))
-            if self.ledger is not None:
-                self._note(rows[part], loss[part], pred[part])
+        for part in lacking.split(max(1, most // count) if most else max(1, len(lacking))):
+            if len(part):
+                lacks, size = missing[part], most or len(part) * count
+                candidates = render(part)
+                candidates = candidates.flatten(0, 1) if lacks.all() else candidates[lacks]
+                for images, which in zip(candidates.split(size), lacks.nonzero().split(size), strict=True):
+                    place, number = part[which[:, 0]], which[:, 1]
+                    loss[place, number], pred[place, number] = self._forward(images, rows[place])
+                    if self.ledger is not None:  # at once: the next one may never be answered
+                        self._note(rows[place], number, loss[place, number], pred[place, number])
         for row in rows.tolist():
             self._asked[row] += count
         return loss, pred
@@ -176,13 +184,6 @@ class Oracle:
         """How many images go to the black box at once."""
         limits = [limit for limit in (self.pad_batch, getattr(self.model_fn, "max_batch", None)) if limit]
         return min(limits) if limits else None
-
-    def _answers(self, candidates: Tensor, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        rows = rows.repeat_interleave(count)
-        most = self._most() or len(rows)
-        pairs = [self._forward(*part) for part in zip(candidates.split(most), rows.split(most), strict=True)]
-        losses, preds = zip(*pairs, strict=True)
-        return torch.cat(losses), torch.cat(preds)
 
     def _forward(self, candidates: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         number = len(rows)
@@ -193,24 +194,22 @@ class Oracle:
             loss, pred = self.goal.measure(self.model_fn(candidates), rows)
         return loss[:number], pred[:number]
 
-    def _recall(self, rows: Tensor, loss: Tensor, pred: Tensor) -> Tensor:
-        """Fill in what the ledger knows; which rows of the question it does not know."""
+    def _recall(self, rows: Tensor, loss: Tensor, pred: Tensor, missing: Tensor) -> None:
+        """Fill in what the ledger knows, and take it off ``missing``; all are (k, n)."""
         assert self.ledger is not None
-        missing: list[int] = []
         for place, row in enumerate(rows.tolist()):
-            said = [self.ledger.known(self.ids[row], self._asked[row] + n) for n in range(loss.shape[1])]
-            if None in said:
-                missing.append(place)
-                continue
-            loss[place] = torch.tensor([a.loss for a in said if a], dtype=torch.float64)
-            pred[place] = torch.tensor([a.pred for a in said if a])
-        return torch.tensor(missing, dtype=torch.int64, device=rows.device)
+            for number in range(loss.shape[1]):
+                answer = self.ledger.known(self.ids[row], self._asked[row] + number)
+                if answer is None:
+                    break
+                loss[place, number], pred[place, number] = answer
+                missing[place, number] = False
 
-    def _note(self, rows: Tensor, loss: Tensor, pred: Tensor) -> None:
+    def _note(self, rows: Tensor, numbers: Tensor, loss: Tensor, pred: Tensor) -> None:
         assert self.ledger is not None
-        answers = [
-            [Answer(*answer) for answer in zip(losses, preds, strict=True)]
-            for losses, preds in zip(loss.tolist(), pred.tolist(), strict=True)
-        ]
-        places = rows.tolist()
-        self.ledger.note([self.ids[row] for row in places], [self._asked[row] for row in places], answers)
+        said: dict[int, list[Answer]] = {}
+        first: dict[int, int] = {}
+        for row, number, *answer in zip(*(v.tolist() for v in (rows, numbers, loss, pred)), strict=True):
+            said.setdefault(row, []).append(Answer(*answer))
+            first.setdefault(row, self._asked[row] + number)
+        self.ledger.note([self.ids[row] for row in said], list(first.values()), list(said.values()))

@@ -148,7 +148,7 @@ class _RandomWalk(Walk):
         accepted |= won
         chosen = candidates.gather(1, best[..., None].expand(-1, -1, self.z.shape[1])).squeeze(1)
         self.z = torch.where(accepted[:, None], chosen, self.z)
-        lowest = loss.gather(1, best).squeeze(1).masked_fill(loss.isnan().any(1), torch.nan)
+        lowest = loss.gather(1, best).squeeze(1).masked_fill(loss.isnan().any(1) & ~won, torch.nan)
         self.loss = torch.where(accepted, lowest, self.loss)
         return Step(lowest, accepted, won, pred.gather(1, best).squeeze(1))
 

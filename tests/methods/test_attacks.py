@@ -1,19 +1,23 @@
 """What every attack owes: an exact account, the bounds, and results that do not depend on company; and PPBA's walk."""
 
+import gc
 import math
 import re
+import sys
+import tracemalloc
 from collections import Counter
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 from lit_methods.ppba import (
     NES,
     Bandits,
+    Ledger,
     LowFrequencyProjection,
     ModelBlackBox,
     PPBAAttack,
@@ -36,7 +40,7 @@ from tests.methods.toy_models import (
 )
 
 LINEAR = Linear()
-HOPELESS = Linear(lead=1000.0)
+HOPELESS = Linear(lead=12.0)  # class 0 for good, and its cross entropy still has a slope
 LOW = low_frequencies()
 PPBA = partial(PPBAAttack, LOW, rho=0.05, eps=1.0)
 SIMBA = partial(SimBA, LOW, step=0.1, eps=1.0)
@@ -44,14 +48,15 @@ ATTACKS = {
     "ppba": PPBA,
     "ppba_3": partial(PPBA, n_samples=3),
     "ppba_linf": partial(PPBA, norm="linf", eps=0.04),
-    "nes": partial(NES, eps=1.0, lr=0.05),
-    "nes_lf": partial(NES, LOW, eps=1.0, lr=0.05),
+    "nes": partial(NES, eps=1.0, lr=0.1),
+    "nes_lf": partial(NES, LOW, eps=1.0, lr=0.2),
     "bandits": partial(Bandits, tile=4, eps=1.0, lr=0.05),
-    "bandits_lf": partial(Bandits, LOW, eps=1.0, lr=0.05),
+    "bandits_lf": partial(Bandits, LOW, eps=1.0, lr=0.2),
     "simba": SIMBA,
 }
 COUNT_THE_CLEAN_IMAGE = ("ppba", "ppba_3", "ppba_linf", "simba")
 each_attack = pytest.mark.parametrize("name", ATTACKS)
+each_walk = pytest.mark.parametrize("name", ["ppba", "ppba_3", "nes", "bandits", "simba"])
 one_of_each = pytest.mark.parametrize("name", ["ppba", "nes", "bandits", "simba"])
 
 
@@ -60,12 +65,25 @@ def load(vectors, name):
 
 
 def linear_of(case):
-    return lambda x: ((x - case["mean"].to(x)) / case["std"].to(x)).flatten(1) @ case["weight"].T.to(x) + case["bias"].to(x)
+    return lambda x: (
+        ((x - case["mean"].to(x)) / case["std"].to(x)).flatten(1) @ case["weight"].T.to(x) + case["bias"].to(x)
+    )
 
 
 def assert_same_row(one, i, many, j):
     """Row i of a result is row j of another, bit for bit, in all its fields."""
-    for field in ("adv", "success", "queries", "l2", "l2_unclipped", "skipped", "success_uint8", "failed", "preds", "checks"):
+    for field in (
+        "adv",
+        "success",
+        "queries",
+        "l2",
+        "l2_unclipped",
+        "skipped",
+        "success_uint8",
+        "failed",
+        "preds",
+        "checks",
+    ):
         assert torch.equal(getattr(one, field)[i], getattr(many, field)[j]), field
     mine, other = one.history["loss"][:, i], many.history["loss"][:, j]
     lived = int((~other.isnan()).sum())
@@ -101,15 +119,9 @@ def test_the_walk_is_the_reference_walk(vectors, name, mode, count_update):
     if mode == "legacy":
         delta = projection(result.history["z"]).flatten()
         assert_close(delta, case["official_perturbation"].double(), rtol=0, atol=1e-6)
-    # the file does not say whether its every tenth z is the first or the last of ten: the states after 1, 11, 21, ...
-    # or after 10, 20, ... iterations
-    after = [attack(linear_of(case), images, labels, draws=draws[:t]).history["z"][0] for t in _tenth(case, mode)]
-    close(torch.stack(after), case[f"{mode}_z_every_10"])
-
-
-def _tenth(case, mode):
-    steps = len(case[f"{mode}_loss"])
-    return range(1, steps + 1, 10) if len(case[f"{mode}_z_every_10"]) * 10 > steps else range(10, steps + 1, 10)
+    for i in (1, 2, 4):  # the vectors hold z after 1, 11, 21, ... iterations
+        part = attack(linear_of(case), images, labels, draws=draws[: 10 * i + 1])
+        close(part.history["z"][0], case[f"{mode}_z_every_10"][i])
 
 
 def test_the_same_decisions_in_float32(vectors):
@@ -123,14 +135,13 @@ def test_the_same_decisions_in_float32(vectors):
 
 
 def toy_service(case):
+    most, least = int(case["max_labels"]), case["score_threshold"]
+
     def answer(images):
         eight_bit = torch.floor(255 * images.clamp(0, 1) + 0.5)
         scores = torch.sigmoid(((eight_bit / 255 - 0.5) / 0.25).flatten(1) @ case["weight"].T)
-        rows = [row.sort(descending=True) for row in scores]
-        return [
-            [(str(j), s) for j, s in zip(r.indices.tolist(), r.values.tolist(), strict=True) if s >= case["score_threshold"]]
-            [: int(case["max_labels"])] for r in rows
-        ]  # fmt: skip
+        best = [row.sort(descending=True, stable=True) for row in scores]
+        return [[(str(int(j)), s.item()) for s, j in zip(*row, strict=True) if s >= least][:most] for row in best]
 
     return answer
 
@@ -225,6 +236,18 @@ def test_the_walk_against_a_slow_one(n, momentum, norm):
         assert_close(result.adv[i], torch.from_numpy(adv), rtol=0, atol=1e-12)
 
 
+@cache
+def usual(name):
+    """An attack that several tests look at: images, what the model saw, how many were left at each step, the result."""
+    images, labels = picture_batch(6)
+    labels[4] = (labels[4] + 1) % CLASSES  # wrong from the start
+    model, left = Recorder(LINEAR), []
+    attack = ATTACKS[name](max_queries=100)
+    result = attack(model, images, labels, films=range(6), on_step=lambda number, n: left.append((number, n)))
+    assert 0 < result.success.sum() < 5
+    return images, labels, model, left, result
+
+
 # -- the account ------------------------------------------------------------------------------------------------------
 
 
@@ -236,17 +259,16 @@ def expected_cost(name, result):
 
 @each_attack
 def test_every_image_that_the_model_sees_is_accounted_for(name):
-    images, labels = picture_batch(6)
-    labels[4] = (labels[4] + 1) % CLASSES  # wrong from the start
-    model = Recorder(LINEAR)
-    result = ATTACKS[name](max_queries=120)(model, images, labels)
-    assert 0 < result.success.sum() < 5
+    images, _, model, _, result = usual(name)
     seen = torch.bincount(owners(model.images, images), minlength=6)
     assert seen.tolist() == expected_cost(name, result).tolist()
     steps = (~result.history["loss"].isnan()).sum(0)
     verified = result.success.long()
     if name in COUNT_THE_CLEAN_IMAGE:
-        assert result.queries.tolist() == torch.where(result.skipped, 0, 1 + steps * (3 if name == "ppba_3" else 1)).tolist()
+        assert (
+            result.queries.tolist()
+            == torch.where(result.skipped, 0, 1 + steps * (3 if name == "ppba_3" else 1)).tolist()
+        )
         assert result.checks.tolist() == verified.tolist()
     else:
         assert result.queries.tolist() == (steps * (10 if name.startswith("nes") else 2)).tolist()
@@ -256,9 +278,7 @@ def test_every_image_that_the_model_sees_is_accounted_for(name):
 
 @each_attack
 def test_a_finished_image_leaves_the_batch(name):
-    images, labels = picture_batch(6)
-    model, left = Recorder(LINEAR), []
-    result = ATTACKS[name](max_queries=120)(model, images, labels, on_step=lambda number, n: left.append((number, n)))
+    images, _, model, left, result = usual(name)
     steps = (~result.history["loss"].isnan()).sum(0)
     assert left == [(t, int((steps > t).sum())) for t in range(len(left))]
     assert left[0][1] > left[-1][1] > 0
@@ -275,7 +295,7 @@ def test_the_cap_holds_for_every_budget(name):
     first = int(name in COUNT_THE_CLEAN_IMAGE)
     images, _ = picture_batch(2)
     labels = torch.zeros(2, dtype=torch.int64)
-    for budget in [*range(first + step, first + step + 13), 47]:
+    for budget in [*range(first + step, first + step + 11), 47]:
         model = Recorder(HOPELESS)
         result = ATTACKS[name](max_queries=budget)(model, images, labels)
         best = first + (budget - first) // step * step
@@ -288,13 +308,12 @@ def test_the_cap_holds_for_every_budget(name):
 
 @each_attack
 def test_a_success_in_the_last_query_counts(name):
-    images, labels = picture_batch(6)
-    free = ATTACKS[name](max_queries=120)(LINEAR, images, labels)
-    for i in free.success.nonzero().flatten()[:2]:
-        need = free.queries[i].item()
-        attack = partial(ATTACKS[name], seed=0)
-        just = attack(max_queries=need)(LINEAR, images[i, None], labels[i, None], image_ids=i[None])
-        assert_same_row(just, 0, free, i)
+    images, labels, *_, free = usual(name)
+    i = torch.where(free.success, free.queries, 0).argmax()
+    just = ATTACKS[name](max_queries=free.queries[i].item())(
+        LINEAR, images[i, None], labels[i, None], image_ids=i[None]
+    )
+    assert_same_row(just, 0, free, i)
 
 
 # -- the bounds -------------------------------------------------------------------------------------------------------
@@ -307,7 +326,7 @@ def test_nothing_leaves_the_ball_nor_the_range(name, eps):
     images, _ = picture_batch(4)
     images[0], images[1] = 0.0, 1.0  # at the edge: clipping has work to do
     model = Recorder(HOPELESS)
-    result = ATTACKS[name](eps=eps, max_queries=80)(model, images, torch.zeros(4, dtype=torch.int64))
+    result = ATTACKS[name](eps=eps, max_queries=50)(model, images, torch.zeros(4, dtype=torch.int64))
     assert ((result.adv >= 0) & (result.adv <= 1)).all()
     assert_close(result.l2, (result.adv - images).flatten(1).norm(dim=1))
     assert (result.l2 <= result.l2_unclipped + 1e-9).all()
@@ -326,9 +345,9 @@ def test_nothing_leaves_the_ball_nor_the_range(name, eps):
 
 @pytest.mark.parametrize("name", COUNT_THE_CLEAN_IMAGE)
 def test_losses_of_accepted_states_strictly_fall(name):
-    images, labels = picture_batch(6)
-    history = ATTACKS[name](max_queries=120)(LINEAR, images, labels).history
-    for i in range(6):
+    *_, result = usual(name)
+    history = result.history
+    for i in (~result.skipped).nonzero().flatten():
         accepted = history["loss"][history["accepted"][:, i], i]
         assert len(accepted) > 3
         assert (accepted.diff() < 0).all()
@@ -379,7 +398,7 @@ def test_an_empty_batch(name):
         assert getattr(result, field).shape == (0,), field
 
 
-@each_attack
+@each_walk
 def test_a_batch_that_is_all_solved(name):
     images, _ = picture_batch(4)
     labels = LINEAR(images).argmax(1)
@@ -406,24 +425,23 @@ def test_targets_that_are_reached_already(name):
 def test_a_loss_that_is_zero_at_the_start_costs_one_query():
     images, _ = picture_batch(2)
     attack = PPBA(loss_fn=label_score_loss, max_queries=20)
-    model = Recorder(lambda x: [[("cat", 0.9)] if len(x) == 2 else [("cat", 0.0)] for _ in x])
-    result = attack(model, images, [{"cat"}, {"dog"}])
+    result = attack(lambda x: [[("cat", 0.9)]] * len(x), images, [{"cat"}, {"dog"}])
     assert result.success.tolist() == [False, True]
-    assert result.queries.tolist()[1] == 1
+    assert result.queries.tolist() == [20, 1]
 
 
 @each_attack
 def test_targets(name):
     images, labels = picture_batch(8)
-    targets = (labels + 1) % CLASSES
+    targets = LINEAR(images).topk(2).indices[:, 1]
     true = labels.clone()
-    true[3] = (true[3] + 2) % CLASSES
+    true[3] = targets[3]
     attack = ATTACKS[name](eps=0.3 if name == "ppba_linf" else 3.0, max_queries=600, targeted=True)
     model = Recorder(LINEAR)
     result = attack(model, images, targets, true_labels=true)
     assert result.skipped.tolist() == [i == 3 for i in range(8)]
     assert result.queries[3] == 0
-    assert result.success.sum() >= 4
+    assert result.success.sum() >= 3
     assert torch.equal(LINEAR(result.adv).argmax(1) == targets, result.success)
     assert torch.bincount(owners(model.images, images), minlength=8).tolist() == expected_cost(name, result).tolist()
 
@@ -461,8 +479,7 @@ def test_a_step_beyond_a_tie_is_taken():
 
 @each_attack
 def test_success_is_tried_again_after_rounding(name):
-    images, labels = picture_batch(6)
-    result = ATTACKS[name](max_queries=120)(LINEAR, images, labels)
+    _, labels, *_, result = usual(name)
     rounded = LINEAR(torch.round(result.adv * 255) / 255).argmax(1) != labels
     assert torch.equal(result.success_uint8, result.success & rounded)
 
@@ -473,7 +490,8 @@ def test_a_success_that_does_not_survive_rounding(name):
 
     def model(x):  # class 1 is whatever does not lie on the grid of 8 bits
         off = ((x * 255 - (x * 255).round()).abs() > 1e-6).flatten(1).any(1)
-        return torch.stack([0.1 - off.to(x.dtype), torch.zeros(len(x), dtype=x.dtype)], 1)
+        slope = 1e-3 * x.flatten(1).sum(1)  # or those that follow a gradient would not move
+        return torch.stack([0.5 - off.to(x.dtype) + slope, 2 * slope], 1)
 
     result = ATTACKS[name](max_queries=60)(model, images, torch.zeros(2, dtype=torch.int64))
     assert result.success.all()  # what rounding does is reported alone
@@ -486,20 +504,27 @@ def test_a_success_that_does_not_survive_rounding(name):
 
 @each_attack
 def test_a_batch_equals_its_images_bit_for_bit(name):
-    images, labels = picture_batch(7)
+    images, labels = picture_batch(6)
     labels[2] = (labels[2] + 1) % CLASSES
-    ids = torch.tensor([5, -3, 2**40, 0, 11, 7, 1])
-    attack = ATTACKS[name](max_queries=90, seed=4)
+    ids = torch.tensor([5, -3, 2**40, 0, 11, 7])
+    attack = ATTACKS[name](max_queries=120 if name == "nes" else 50, seed=4)
     together = attack(LINEAR, images, labels, image_ids=ids)
-    assert 0 < together.success.sum() < 6
-    for split in ([[0], [1], [2], [3], [4], [5], [6]], [[6, 5, 4, 3, 2, 1, 0]], [[3, 0], [1, 6, 2, 5, 4]]):
+    assert 0 < together.success.sum() < 5
+    for split in ([[0], [1], [2], [3], [4], [5]], [[5, 4, 3, 2, 1, 0]], [[3, 0], [1, 2, 5, 4]]):
         for rows in split:
             part = attack(LINEAR, images[rows], labels[rows], image_ids=ids[rows])
             for i, row in enumerate(rows):
                 assert_same_row(part, i, together, row)
 
 
-DRAWS = {"ppba": (1, 24), "ppba_3": (3, 24), "ppba_linf": (1, 24), "nes": (5, PIXELS), "nes_lf": (5, 24), "bandits": (48,)} | {
+DRAWS = {
+    "ppba": (1, 24),
+    "ppba_3": (3, 24),
+    "ppba_linf": (1, 24),
+    "nes": (5, PIXELS),
+    "nes_lf": (5, 24),
+    "bandits": (48,),
+} | {
     "bandits_lf": (24,),
     "simba": (1,),
 }
@@ -519,7 +544,7 @@ def test_a_batch_equals_its_images_with_given_draws(name):
     assert not together.success.all()
 
 
-@each_attack
+@each_walk
 def test_seeds_and_ids_draw_differently(name):
     images, labels = picture_batch(1)
     attack = ATTACKS[name]
@@ -530,27 +555,28 @@ def test_seeds_and_ids_draw_differently(name):
         assert all(not torch.equal(advs[a], advs[b]) for b in range(a))
 
 
-@pytest.mark.parametrize("name", ["ppba", "ppba_3", "nes_lf", "bandits", "simba"])
+@pytest.mark.parametrize("name", ["ppba_3", "nes_lf", "bandits", "simba"])
 def test_a_real_network_in_company_and_alone(name):
     network = small_conv_net()
-    images = torch.rand(11, 3, SIDE, SIDE)
+    images = torch.rand(10, 3, SIDE, SIDE)
     with torch.no_grad():
         scores, labels = network(images), network(images).argmax(1)
         alone = torch.cat([network(image[None]) for image in images])
     assert_close(alone, scores, rtol=1e-6, atol=1e-6)
     for pad in (False, True):
-        attack = ATTACKS[name](max_queries=90, pad_batch=pad)
+        attack = ATTACKS[name](max_queries=40, pad_batch=pad)
         together = attack(network, images, labels)
         odd = 0
-        for i in range(11):
+        for i in (0, 4, 9):
             single = attack(network, images[i, None], labels[i, None], image_ids=torch.tensor([i]))
             odd += not (torch.equal(single.adv[0], together.adv[i]) and single.queries[0] == together.queries[i])
-        print(f"{name}, pad_batch={pad}: {odd} of 11 images end differently alone; {int(together.success.sum())} solved")
+        print(f"{name}, pad_batch={pad}: {odd} of 3 images end differently alone")
+        assert together.success.any()
         assert not (pad and odd)
 
 
 @pytest.mark.parametrize(("pad", "limit", "sizes"), [(True, None, {8}), (5, None, {5}), (True, 3, {3}), (2, 3, {2})])
-@one_of_each
+@pytest.mark.parametrize("name", ["ppba_3", "nes"])
 def test_padding_keeps_the_size_and_is_not_counted(name, pad, limit, sizes):
     images, labels = picture_batch(6)
     model = Recorder(LINEAR)
@@ -578,30 +604,26 @@ def test_a_black_box_that_takes_few_images_at_once(name):
 # -- black boxes that misbehave ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("distance", [0.0, 1e-9, 0.2])
-@each_attack
-def test_not_a_number_fails_its_image_and_no_other(name, distance):
-    images, labels = picture_batch(5)
-    others = [0, 1, 3, 4]
+@each_walk
+def test_not_a_number_fails_its_image_and_no_other(name):
+    images, labels = picture_batch(4)
+    others = [0, 2, 3]
     attack = ATTACKS[name](max_queries=90)
-    model = Recorder(NaNs(LINEAR, images, 2, distance))
-    result = attack(model, images, labels)
     without = attack(LINEAR, images[others], labels[others], image_ids=torch.tensor(others))
-    for i, row in enumerate(others):
-        assert_same_row(without, i, result, row)
-    assert result.failed.tolist() == [i == 2 for i in range(5)]
-    assert not (result.success | result.success_uint8 | result.skipped)[2]
-    first, step = int(name in COUNT_THE_CLEAN_IMAGE), {"ppba_3": 3, "nes": 10, "nes_lf": 10, "bandits": 2, "bandits_lf": 2}
-    spent = result.queries[2].item() - first
-    if distance == 0:
-        assert spent == 0
-    else:
-        assert spent % step.get(name, 1) == 0
-        assert (spent == step.get(name, 1)) == (distance < 0.1 or spent == step.get(name, 1))
-    assert ((result.adv >= 0) & (result.adv <= 1)).all()  # false for NaN
-    assert result.l2.isfinite().all()
-    assert result.l2_unclipped.isfinite().all()
-    assert all(image.isfinite().all() for image in model.images)  # nor is the model asked about such a thing
+    for distance, least in ((0.0, 0), (1e-9, 1), (0.25, 2)):  # the clean image; the first step; later
+        model = Recorder(NaNs(LINEAR, images, 1, distance))
+        result = attack(model, images, labels)
+        for i, row in enumerate(others):
+            assert_same_row(without, i, result, row)
+        assert result.failed.tolist() == [False, True, False, False]
+        assert not (result.success | result.success_uint8 | result.skipped)[1]
+        steps, odd = divmod(result.queries[1].item() - (name in COUNT_THE_CLEAN_IMAGE), attack.step_queries)
+        assert odd == 0
+        assert steps >= least if distance == 0.25 else steps == least
+        assert ((result.adv >= 0) & (result.adv <= 1)).all()  # false for NaN
+        assert result.l2.isfinite().all()
+        assert result.l2_unclipped.isfinite().all()
+        assert all(image.isfinite().all() for image in model.images)  # the model is never shown such an image
 
 
 def test_a_success_beside_a_useless_answer_is_not_both():
@@ -619,7 +641,7 @@ def test_a_success_beside_a_useless_answer_is_not_both():
 def test_what_is_not_a_score(name):
     images, labels = picture_batch(2)
     attack = ATTACKS[name](max_queries=60)
-    with pytest.raises(ValueError, match="model_fn returns probabilities .* leave the softmax out"):
+    with pytest.raises(ValueError, match=r"model_fn returns probabilities .* leave the softmax out"):
         attack(lambda x: LINEAR(x).softmax(1), images, labels)
     for wrong in (lambda x: LINEAR(x)[:, 0], lambda x: LINEAR(x)[:1], lambda x: LINEAR(x)[..., None]):
         with pytest.raises(ValueError, match=r"model_fn returned scores of shape .* give \(N, classes\)"):
@@ -706,12 +728,16 @@ def test_bad_arguments_of_ppba():
 # -- what is looked at on the way -------------------------------------------------------------------------------------
 
 
-@each_attack
-@pytest.mark.parametrize("budget", [20, 490])
+@pytest.mark.parametrize(
+    ("name", "budget"),
+    [*((name, 20) for name in ATTACKS), ("ppba", 100), ("bandits_lf", 200), ("simba", 49), ("simba", 50)],
+)
 def test_films(name, budget):
     images, _ = picture_batch(3)
     ids = torch.tensor([4, 9, 6])
-    hard = partial(ATTACKS[name](max_queries=budget), HOPELESS, images, torch.zeros(3, dtype=torch.int64), image_ids=ids)
+    hard = partial(
+        ATTACKS[name](max_queries=budget), HOPELESS, images, torch.zeros(3, dtype=torch.int64), image_ids=ids
+    )
     result = hard(films=(4, 6, 77))
     films, steps = result.history["films"], len(result.history["loss"])
     assert set(films) == {4, 6}
@@ -730,16 +756,16 @@ def test_films(name, budget):
 
 @each_attack
 def test_a_film_ends_with_the_success(name):
-    images, labels = picture_batch(6)
-    result = ATTACKS[name](max_queries=120)(LINEAR, images, labels, films=range(6))
+    *_, result = usual(name)
     steps = (~result.history["loss"].isnan()).sum(0)
-    for i in range(6):
+    assert set(result.history["films"]) == set((~result.skipped).nonzero().flatten().tolist())
+    for i in result.history["films"]:
         number, frame = result.history["films"][i].frames[-1]
         assert number == steps[i] - 1
         assert torch.equal(frame, (result.adv[i] * 255).round().byte())
 
 
-@each_attack
+@each_walk
 def test_an_attack_object_keeps_nothing(name):
     images, labels = picture_batch(3)
     attack = ATTACKS[name](max_queries=40)
@@ -765,8 +791,7 @@ def test_no_gradients_hooks_or_modes_are_left(name):
     assert all(p.grad is None for p in network.parameters())
     assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in network.modules())
     assert images.grad is None
-    assert not result.adv.requires_grad
-    assert not (result.l2.requires_grad or result.l2_unclipped.requires_grad)
+    assert not any(t.requires_grad for t in vars(result).values() if isinstance(t, Tensor))
 
 
 def test_a_network_is_asked_in_its_own_precision():
@@ -793,7 +818,54 @@ def test_what_on_step_raises_comes_out(name):
         ATTACKS[name](max_queries=60)(model, images, 0 * labels, on_step=stop)
     asked = Counter(owners(model.images, images).tolist())
     per_step = {"ppba_3": 3, "nes": 11, "nes_lf": 11, "bandits": 3, "bandits_lf": 3}.get(name, 1)
-    assert asked == {i: 1 + 2 * per_step for i in range(3)}
+    assert asked == dict.fromkeys(range(3), 1 + 2 * per_step)
+
+
+def memory_at(iterations, name, folder, measure):
+    """What an attack that never ends takes before some of its iterations: ``measure()``, and its tensors."""
+    images, sizes = picture_batch(2)[0], []
+
+    def look(number, left):
+        if number == 0:
+            gc.freeze()  # what was there before is not looked through
+        if number in iterations:
+            gc.collect()
+            tensors = [o for o in gc.get_objects() if issubclass(type(o), Tensor)]
+            sizes.append((measure(), len(tensors), sum(t.nbytes for t in tensors)))
+        if number == iterations[-1]:
+            raise Killed
+
+    attack, labels = ATTACKS[name](max_queries=16_000), torch.zeros(2, dtype=torch.int64)
+    try:
+        with Ledger(folder / "ledger.jsonl") as ledger, pytest.raises(Killed):
+            attack(HOPELESS, images, labels, ledger=ledger, on_step=look)
+    finally:
+        gc.unfreeze()
+    return sizes
+
+
+@one_of_each
+def test_memory_does_not_grow(name, tmp_path):
+    (early, *tensors), (late, *same) = memory_at((60, 160), name, tmp_path, sys.getallocatedblocks)
+    print(f"{name}: {early} Python objects in iteration 60, {late} in iteration 160")
+    assert same == tensors
+    assert late - early < 90  # less than one in an iteration; lists that Python keeps for later fill up at first
+
+
+@pytest.mark.slow
+@one_of_each
+def test_memory_does_not_grow_in_the_long_run(name, tmp_path):
+    tracemalloc.start()
+    try:
+        sizes = memory_at((300, 1500), name, tmp_path, lambda: tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    (early, *tensors), (late, *same) = sizes
+    print(
+        f"{name}: {early} bytes beside tensors of {tensors[1]} in iteration 300; {late - early} more in iteration 1500"
+    )
+    assert same == tensors
+    assert late - early < 24 * 1200  # the smallest object takes 24 bytes: less than one in an iteration
 
 
 def test_messages_are_one_line():
