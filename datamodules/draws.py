@@ -2,6 +2,7 @@
 
 from lit_methods.functional.draws import Purpose, hash64, permutation, uniforms
 
-SPLIT, ORDER, AUGMENT, CALIBRATION, TEST = Purpose.SPLIT, Purpose.ORDER, Purpose.AUGMENT, Purpose.CALIBRATION, Purpose.TEST
+SPLIT, ORDER, AUGMENT = Purpose.SPLIT, Purpose.ORDER, Purpose.AUGMENT
+CALIBRATION, TEST = Purpose.CALIBRATION, Purpose.TEST
 
 __all__ = ["AUGMENT", "CALIBRATION", "ORDER", "SPLIT", "TEST", "hash64", "permutation", "uniforms"]

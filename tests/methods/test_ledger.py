@@ -28,7 +28,7 @@ SMALL = {  # some images succeed, some do not
     "simba": partial(SimBA, LOW, eps=1.5, step=0.4, max_queries=16),
 }
 each_attack = pytest.mark.parametrize("name", SMALL)
-KEYS = {"id", "key", "label", "queries", "checks", "l2", "l2_unclipped", "pred"}
+KEYS = {"id", "key", "label", "queries", "max_queries", "checks", "l2", "l2_unclipped", "pred"}
 FLAGS = {"success", "skipped", "failed", "success_uint8"}
 
 
