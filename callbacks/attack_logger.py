@@ -56,8 +56,10 @@ class AttackLogger(Callback):
     """
 
     def __init__(self, num_images: int = 6, fps: int = 8) -> None:
-        if num_images < 1 or fps < 1:
-            raise ValueError(f"num_images={num_images} and fps={fps} must be at least 1")
+        if num_images < 1:
+            raise ValueError(f"num_images={num_images} must be at least 1")
+        if not 1 <= fps <= 50:
+            raise ValueError(f"fps={fps} must be between 1 and 50")
         self.num_images, self.fps = num_images, fps
         self._triplets: list[np.ndarray] = []
         self._film: list[np.ndarray] = []
@@ -87,6 +89,10 @@ class AttackLogger(Callback):
         """Leave the module as it was."""
         if hasattr(pl_module, "on_attack_step"):
             pl_module.on_attack_step = None  # type: ignore[assignment]
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """The same where something went wrong; Lightning calls no teardown then."""
+        self.teardown(trainer, pl_module, "test")
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any

@@ -226,3 +226,68 @@ class SuccessAUC(AttackMetric):
     def compute(self) -> Tensor:
         """Scalar float64."""
         return self.left.double() / (self.max_queries * self.images)
+
+
+class ImageCount(Metric):
+    """How many images are so, in whole numbers that no precision of the module around it touches.
+
+    Example:
+        >>> count = ImageCount()
+        >>> count.update(torch.tensor([True, False, True]))
+        >>> count.compute()
+        tensor(2)
+    """
+
+    is_differentiable = False
+    full_state_update = False
+    number: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("number", torch.zeros([], dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, which: Tensor) -> None:
+        """Add images, (N,) bool."""
+        self.number += which.sum()
+
+    def compute(self) -> Tensor:
+        """The number, int64."""
+        return self.number
+
+    def set_dtype(self, dst_type: str | torch.dtype) -> Self:
+        """Nothing: counts stay whole numbers."""
+        return self
+
+
+class MeanDistance(Metric):
+    """Mean of some distances, summed in float64; NaN without any.
+
+    Example:
+        >>> mean = MeanDistance()
+        >>> mean.update(torch.tensor([1.0, 2.0]))
+        >>> mean.compute()
+        tensor(1.5000, dtype=torch.float64)
+    """
+
+    is_differentiable = False
+    full_state_update = False
+    total: Tensor
+    number: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("total", torch.zeros([], dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("number", torch.zeros([], dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, distances: Tensor) -> None:
+        """Add distances, (N,), possibly none."""
+        self.total += distances.double().sum()
+        self.number += len(distances)
+
+    def compute(self) -> Tensor:
+        """Their mean, float64."""
+        return self.total / self.number
+
+    def set_dtype(self, dst_type: str | torch.dtype) -> Self:
+        """Nothing: the sum stays float64."""
+        return self

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -168,8 +168,8 @@ class AttackPlan:
         """The low frequencies of images of this side."""
         return low_frequencies(side, 3, self.low_dim, self.freq_dim, self.stride)
 
-    def check(self, num_classes: int) -> Attack:
-        """Refuse before anything runs what no attack takes; an attack on the smallest images, to look at.
+    def check(self, num_classes: int, input_size: Sequence[int] | None = None) -> Attack:
+        """Refuse before anything runs what no attack takes; an attack, to look at: on the smallest images if need be.
 
         Raises:
             ValueError: it does not.
@@ -182,6 +182,13 @@ class AttackPlan:
             if self.target is not None and not self.attack.targeted:
                 raise ValueError(f"target={self.target!r} needs an attack with targeted=True")
             return self.attack
+        if self.eps is not None and not self.eps > 0:
+            raise ValueError(f"eps={self.eps} must be positive")  # rho, which goes by it, would be blamed
+        for name in ("low_dim", "freq_dim", "stride"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1, or null")
+        if input_size is not None:
+            return self.build(input_size[-1])
         return AttackPlan(self.attack, self.eps, self.max_queries, self.target, self.args).build(28)
 
     def targets(self, labels: Tensor, ids: Tensor, num_classes: int) -> Tensor:

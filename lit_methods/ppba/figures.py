@@ -1,9 +1,17 @@
 """The figures of an attack on a whole test set."""
 
+import torch
 from torch import nn
-from torchmetrics import MeanMetric, Metric, SumMetric
+from torchmetrics import Metric
 
-from lit_methods.metrics.attack import AttackSuccessRate, MeanQueries, MedianQueries, SuccessAUC
+from lit_methods.metrics.attack import (
+    AttackSuccessRate,
+    ImageCount,
+    MeanDistance,
+    MeanQueries,
+    MedianQueries,
+    SuccessAUC,
+)
 from lit_methods.ppba.attack import AttackResult
 
 
@@ -27,12 +35,12 @@ class AttackFigures(nn.Module):
             "median_queries": MedianQueries(max_queries),
             "mean_queries_all": MeanQueries("all", max_queries),
             "auc": SuccessAUC(max_queries),
-            "l2": MeanMetric(nan_strategy="disable"),
-            "top1": MeanMetric(),
-            "adversarial_top1": MeanMetric(),
-            "attacked": SumMetric(),
-            "skipped": SumMetric(),
-            "failed": SumMetric(),
+            "l2": MeanDistance(),
+            "top1": AttackSuccessRate(max_queries),  # a share of images, too
+            "adversarial_top1": AttackSuccessRate(max_queries),
+            "attacked": ImageCount(),
+            "skipped": ImageCount(),
+            "failed": ImageCount(),
         }
         if fixed:
             metrics["success_rate_fixed"] = AttackSuccessRate(max_queries)
@@ -51,12 +59,13 @@ class AttackFigures(nn.Module):
         for name in ("success_rate", "mean_queries", "median_queries", "mean_queries_all", "auc"):
             metrics[name].update(result.success[tried], result.queries[tried])
         metrics["success_rate_uint8"].update(result.success_uint8[tried], result.queries[tried])
-        if result.success.any():
-            metrics["l2"].update(result.l2[result.success])
-        metrics["top1"].update(tried.double())
-        metrics["adversarial_top1"].update((tried & ~result.success).double())
+        metrics["l2"].update(result.l2[result.success])
+        right = tried & ~result.failed  # without an answer nothing was right
+        free = torch.zeros_like(result.queries)
+        metrics["top1"].update(right, free)
+        metrics["adversarial_top1"].update(right & ~result.success, free)
         for name, which in (("attacked", tried), ("skipped", result.skipped), ("failed", result.failed)):
-            metrics[name].update(which.sum())
+            metrics[name].update(which)
 
     def count_fixed(self, result: AttackResult) -> None:
         """Update with the results of the second attack."""

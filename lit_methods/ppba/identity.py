@@ -52,7 +52,7 @@ def fingerprint(network: nn.Module) -> str:
         '00000000'
     """
     check = 0
-    for tensor in network.state_dict().values():
+    for tensor in (*network.parameters(), *network.buffers()):  # also those that no checkpoint holds: mean and std
         check = _crc(tensor, check)
     return f"{check:08x}"
 

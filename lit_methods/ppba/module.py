@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
@@ -129,7 +130,7 @@ class PPBA(ImageClassifier):
         self._plan = AttackPlan(
             attack, eps, max_queries, target, attack_args or {}, low_dim, freq_dim, stride, attack_seed, pad_batch
         )
-        checked = self._plan.check(num_classes)
+        checked = self._plan.check(num_classes, input_size)
         if compare_fixed and (not isinstance(checked, PPBAAttack) or attack is checked):
             raise ValueError(f"compare_fixed=True needs attack='ppba', whose probabilities it fixes, not {attack!r}")
         self._attacks: dict[tuple[int, bool], Attack] = {}
@@ -179,7 +180,7 @@ class PPBA(ImageClassifier):
                 self._scores,
                 images,
                 image_ids=ids,
-                ledger=self._ledgers.get(fixed),
+                ledger=self._ledgers.get(fixed) if self._stage is not None else None,  # one that failed left its own
                 films=ids[:FILMED].tolist() if films else (),
                 on_step=self.on_attack_step,
                 **goals,
@@ -190,6 +191,11 @@ class PPBA(ImageClassifier):
         """Logits in the Trainer's precision, while the attack around them has its own."""
         with evaluating(self), self.trainer.precision_plugin.forward_context() if self._trainer else nullcontext():
             return self(images)
+
+    @property
+    def _stage(self) -> RunningStage | None:
+        """Of the run that is under way; ``None`` outside of runs, also after one."""
+        return self._trainer.state.stage if self._trainer is not None else None
 
     # -- the test -----------------------------------------------------------------------------------------------------
 
@@ -258,7 +264,7 @@ class PPBA(ImageClassifier):
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[dict[str, Any]]:
         """Attack pictures away from what the network sees in them."""
-        if self._trainer is not None and not self.trainer.predicting:
+        if self._stage not in (None, RunningStage.PREDICTING):
             return super().predict_step(batch, batch_idx)
         labels = self._scores(batch["image"]).argmax(1)
         result = self.attack_images(batch["image"], labels, batch.get("index"))
