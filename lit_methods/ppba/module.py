@@ -306,7 +306,7 @@ class PPBA(ImageClassifier):
         if "adversarial" not in prediction:
             return super().draw(image, prediction)
         adversarial = prediction["adversarial"]
-        clean = (fit_size(as_image(image), adversarial.shape) * 255 + 0.5).byte()
+        clean = (fit_size(as_image(np.array(image)), adversarial.shape) * 255 + 0.5).byte()
         before, after = (picture.permute(1, 2, 0).numpy() for picture in (clean, adversarial))
         names = prediction["name"], prediction["adversarial_name"]
         return triplet(before, after, *names, prediction["queries"], prediction["success"])
