@@ -254,9 +254,9 @@ def parse(argv: list[str] | None = None) -> Namespace:
     parser.add_argument("--attacks", nargs="+", choices=list(ATTACKS), help="all that can be run unless given")
     parser.add_argument("--num_images", type=int, default=20)
     parser.add_argument("--max_queries", type=int, default=300)
-    parser.add_argument("--eps", type=float, default=2.0, help="L2, pixels in [0, 1]")
+    parser.add_argument("--eps", type=float, default=8.0, help="L2, pixels in [0, 1]")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--tune", type=int, default=0, help="choose each attack's step size on so many other images")
+    parser.add_argument("--tune", type=int, default=8, help="choose each attack's step size on so many other images")
     parser.add_argument("--out", type=Path, default=Path("compare_attacks"))
     return parser.parse_args(argv)
 

@@ -277,6 +277,9 @@ class ImageClassifier(Described, LightningModule):
 
     def _smallest_side(self, height: int, width: int) -> int | None:
         """From which side on the network takes pictures of any size; ``None`` if its own is the only one."""
+        pools = (part.output_size for part in self.model.modules() if isinstance(part, nn.AdaptiveAvgPool2d))
+        if any(size not in (1, (1, 1)) for size in pools):  # as in VGG: ONNX has it for one size of pictures alone
+            return None
         own = min(height, width)
         for side in [*(side for side in (8, 16, 32, 64, 128) if side < own), own]:
             try:

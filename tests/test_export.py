@@ -157,6 +157,13 @@ class Stubborn(TinyNet):
         return super().forward(x) * float(x.mean())
 
 
+def test_a_pool_of_several_cells_pins_the_size(tmp_path):
+    """As in VGG. ONNX has none for other sizes."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64, 5))
+    module = ImageClassifier(network, num_classes=5, input_size=[3, 16, 16])
+    check(export_module(module, tmp_path), module, [(1, 3, 16, 16), (3, 3, 16, 16)])
+
+
 @pytest.mark.parametrize("kind", ["onnx", "torch"])
 def test_a_graph_that_differs_leaves_no_file(tmp_path, kind):
     if kind == "onnx":
