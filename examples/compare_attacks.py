@@ -25,20 +25,18 @@ from torch import Tensor, nn
 from datamodules import CIFARDataModule, ImageNetDataModule
 from lit_methods.classification import ImageClassifier
 from lit_methods.metrics.attack import AttackSuccessRate, MeanQueries, MedianQueries, SuccessAUC
-from lit_methods.ppba import NES, Bandits, LowFrequencyProjection, PPBAAttack, SimBA, low_frequency_indices
+from lit_methods.ppba import NES, Bandits, LowFrequencyProjection, PPBAAttack, SimBA
 from lit_methods.ppba.attack import AttackResult
+from lit_methods.ppba.build import SEED, SHELLS, low_frequencies
 from lit_methods.ppba.functional import success_curve
 
-FREQUENCIES = {32: (11, 7, 230), 224: (28, 7, 1500)}  # side -> lowest shell, width of the others, coefficients of PPBA
 BATCH = 16
 Outcome = tuple[Tensor, Tensor, Tensor]  # success, queries and L2 of every image
 Run = Callable[[Namespace, int, float, nn.Module, Tensor, Tensor], Outcome]
 
 
-def space(size: int, seed: int, num: int | None = None) -> LowFrequencyProjection:
-    lowest, stride, coefficients = FREQUENCIES[size]
-    generator = torch.Generator().manual_seed(5677 + seed)
-    return LowFrequencyProjection(low_frequency_indices(size, 3, lowest, stride, num or coefficients, generator), size)
+def space(size: int, seed: int, low_dim: int | None = None) -> LowFrequencyProjection:
+    return low_frequencies(size, low_dim=low_dim, seed=SEED + seed)
 
 
 def outcome(result: AttackResult) -> Outcome:
@@ -81,10 +79,8 @@ def bandits(projected: bool) -> Run:
 
 
 def simba(args: Namespace, seed: int, step: float, model: nn.Module, images: Tensor, labels: Tensor) -> Outcome:
-    lowest = FREQUENCIES[args.size][0]
-    attack = SimBA(
-        space(args.size, seed, 3 * lowest**2), step=step, eps=args.eps, max_queries=args.max_queries, seed=seed
-    )
+    lowest = space(args.size, seed, low_dim=3 * SHELLS[args.size][0] ** 2)  # all of the lowest shell
+    attack = SimBA(lowest, step=step, eps=args.eps, max_queries=args.max_queries, seed=seed)
     return outcome(attack(model, images, labels))
 
 
