@@ -165,8 +165,9 @@ def _curve(lines: list[dict[str, Any]], fixed: list[dict[str, Any]], budget: int
 def _classes(module: Any, lines: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
     """One row per class that was attacked: how many images, how many successes, how many queries these took."""
     rows: list[list[Any]] = []
-    for label in sorted({line["label"] for line in lines if not line["skipped"]}):
-        tried = [line for line in lines if line["label"] == label and not line["skipped"]]
+    true = [line.get("true_label", line["label"]) for line in lines]  # the label is the goal of a targeted attack
+    for label in sorted({own for own, line in zip(true, lines, strict=True) if not line["skipped"]}):
+        tried = [line for own, line in zip(true, lines, strict=True) if own == label and not line["skipped"]]
         spent = [line["queries"] for line in tried if line["success"]]
         rows.append([module.class_name(label), len(tried), len(spent), round(np.mean(spent), 1) if spent else ""])
     return ["class", "attacked", "successes", "mean_queries"], rows

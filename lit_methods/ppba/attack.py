@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from lit_methods.ppba.black_box import BlackBox, ModelBlackBox
 from lit_methods.ppba.film import Film
 from lit_methods.ppba.functional import LowFrequencyProjection
+from lit_methods.ppba.identity import tensor_key
 from lit_methods.ppba.ledger import Ledger
 from lit_methods.ppba.oracle import ClassGoal, Goal, Oracle
 
@@ -130,6 +131,8 @@ class Attack(ABC):
     def __init__(self, *, eps: float, max_queries: int, targeted: bool, seed: int, pad_batch: bool | int) -> None:
         if not eps > 0:
             raise ValueError(f"eps={eps} must be positive")
+        if not isinstance(max_queries, int):
+            raise ValueError(f"max_queries={max_queries!r} must be a whole number")
         if max_queries < (least := self.first_queries + self.step_queries):
             raise ValueError(
                 f"max_queries={max_queries} does not pay for one step of {type(self).__name__}, which takes {least} "
@@ -137,7 +140,7 @@ class Attack(ABC):
             )
         if pad_batch < 0:
             raise ValueError(f"pad_batch={pad_batch} must be True, False or a number of images")
-        self.eps, self.max_queries, self.targeted, self.seed = eps, max_queries, targeted, seed
+        self.eps, self.max_queries, self.targeted, self.seed = float(eps), max_queries, targeted, seed
         self.pad_batch = PADDED if pad_batch is True else int(pad_batch)
 
     @property
@@ -189,8 +192,11 @@ class Attack(ABC):
             image_ids: ``(N,)`` int64, each once: they decide an image's random numbers together with the seed; 0 to
                 N - 1 unless given.
             draws: ``(T, N, ...)`` random numbers in the place of the streams; the attack ends when they run out.
-            true_labels: ``(N,)``, for targeted attacks: images that are not classified as these are skipped.
+            true_labels: ``(N,)``, for targeted attacks: images that are not classified as these, or belong to the class
+                to reach, are skipped.
             ledger: where answers are written down and looked up, so that a killed attack goes on without asking again.
+                Of another network given as such it takes no answers; for any other callable, name it in the ledger's
+                ``context``.
             films: ids of images whose path is kept.
             on_step: called before each iteration with its number and how many images are left; what it raises ends
                 the attack.
@@ -206,14 +212,18 @@ class Attack(ABC):
         images = images.detach()
         model_fn = ModelBlackBox(model_fn) if isinstance(model_fn, nn.Module) else model_fn
         if ledger is not None:
-            ledger.start(self.settings())
+            asked = model_fn.identity() if isinstance(model_fn, ModelBlackBox) else {}
+            ledger.start(self.settings() | asked | ({} if draws is None else {"draws": tensor_key(draws)}))
         named = labels.tolist() if isinstance(labels, Tensor) else labels
         goal = self.goal(labels)
         if isinstance(goal, ClassGoal):
             goal.true_labels = true_labels
         oracle = Oracle(model_fn, goal, images, ids, ledger, named, self.pad_batch)
         steps = (self.max_queries - self.first_queries) // self.step_queries
-        steps = steps if draws is None else min(steps, len(draws))
+        if draws is not None:
+            if draws.ndim < 3 or draws.shape[1] != len(images):
+                raise ValueError(f"draws must be (T, N, ...) for {len(images)} images, got {tuple(draws.shape)}")
+            steps = min(steps, len(draws))
         account = _Account(oracle, images, steps, self.max_queries, films)
         left, loss = self._look_at_the_clean_images(oracle, account, images, labels, true_labels)
         walk = self.walk(oracle, images[left], left, loss)
@@ -242,6 +252,8 @@ class Attack(ABC):
         wrong = torch.zeros_like(rows, dtype=torch.bool)
         if isinstance(oracle.goal, ClassGoal) and (known := true_labels if self.targeted else labels) is not None:
             wrong = pred != known.to(pred.device)
+            if self.targeted:
+                wrong |= labels == known.to(pred.device)  # there from the start: nothing to attack either
         failed = loss.isnan()
         solved = oracle.goal.reached(loss, pred, rows) & ~wrong & ~failed
         wrong &= ~failed
@@ -253,6 +265,8 @@ class Attack(ABC):
     def _check(
         self, images: Tensor, labels: Any, image_ids: Tensor | None, true_labels: Tensor | None
     ) -> tuple[Any, Tensor]:
+        if not isinstance(images, Tensor):
+            raise ValueError(f"images must be a float tensor (N, C, S, S), got a {type(images).__name__}")
         if images.ndim != 4 or images.shape[2] != images.shape[3] or not images.is_floating_point():
             raise ValueError(f"images must be float (N, C, S, S), square, got {images.dtype} {tuple(images.shape)}")
         if len(images) and not (images.min() >= 0 and images.max() <= 1):  # false for NaN, too
@@ -268,9 +282,9 @@ class Attack(ABC):
                 raise ValueError(f"{name} must be (N,) whole numbers, got {given.dtype} {tuple(given.shape)}")
         if true_labels is not None and not self.targeted:
             raise ValueError("true_labels are for targeted attacks; labels are the true ones here")
-        ids = torch.arange(len(images)) if image_ids is None else image_ids
+        ids = torch.arange(len(images)) if image_ids is None else torch.as_tensor(image_ids)
         if len(ids.unique()) < len(ids):
-            raise ValueError("image_ids holds an id twice; two images would draw the same random numbers")
+            raise ValueError(f"image_ids holds an id twice, so two would draw the same random numbers: {ids.tolist()}")
         if isinstance(labels, Tensor):
             labels = labels.to(images.device, torch.int64)
         return labels, ids.to(images.device, torch.int64)
@@ -304,7 +318,9 @@ class _Account:
         self.steps = number + 1
         self.loss[number, walk.rows], self.accepted[number, walk.rows] = step.loss, step.accepted
         failed = step.loss.isnan()
-        self.success[walk.rows], self.failed[walk.rows], self.preds[walk.rows] = step.solved, failed, step.pred
+        self.success[walk.rows], self.failed[walk.rows] = step.solved, failed
+        moved = step.accepted | step.solved | failed  # else the image is still what it was
+        self.preds[walk.rows] = torch.where(moved, step.pred, self.preds[walk.rows])
         self._show(walk, number)
         if (gone := step.solved | failed).any():
             self.close(walk, gone)
@@ -347,9 +363,10 @@ class _Account:
         return (self.adv - self.images).flatten(1).norm(dim=1)
 
     def _line(self, row: int, l2: Tensor) -> dict[str, Any]:
-        label = self.oracle.labels[row]
+        label, true = self.oracle.labels[row], getattr(self.oracle.goal, "true_labels", None)
         return {
             "label": sorted(label) if isinstance(label, set | frozenset) else label,
+            **({} if true is None else {"true_label": int(true[row])}),
             "success": bool(self.success[row]),
             "queries": int(self.oracle.queries[row]),
             "max_queries": self.max_queries,

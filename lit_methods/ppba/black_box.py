@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_methods.functional.modes import evaluating
+from lit_methods.ppba.identity import fingerprint
 
 
 @runtime_checkable
@@ -66,6 +67,10 @@ class ModelBlackBox:
             raise ValueError(f"max_batch={max_batch} must be at least 1, or None")
         self.model, self.max_batch = model, max_batch
         self.mean, self.std = mean or [0.0], std or [1.0]
+
+    def identity(self) -> dict[str, Any]:
+        """Which network this is, in plain values: answers of another one are no answers."""
+        return {"network": fingerprint(self.model), "mean": self.mean, "std": self.std}
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (N, classes) of images (N, C, H, W) in [0, 1], in the network's own precision."""

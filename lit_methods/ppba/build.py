@@ -109,9 +109,11 @@ def build_attack(name: str, projection: Callable[[], LowFrequencyProjection], /,
             f"takes {', '.join(takes)}"
         )
     cls: Any = ATTACKS[name]
-    if name in PROJECTED:
-        return cls(projection(), **options)
-    return cls(**options)
+    space = [projection()] if name in PROJECTED else []
+    try:
+        return cls(*space, **options)
+    except TypeError as ex:  # a text where a number belongs
+        raise ValueError(f"attack_args={options} do not fit {cls.__name__}: {ex}") from None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The figures of an attack on a whole test set."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lit_methods.metrics.attack import (
@@ -53,8 +53,8 @@ class AttackFigures(nn.Module):
         """Name -> metric."""
         return dict(self._metrics.items())  # type: ignore[arg-type]
 
-    def count(self, result: AttackResult) -> None:
-        """Update with the results of a batch."""
+    def count(self, result: AttackResult, labels: Tensor) -> None:
+        """Update with the results of a batch; ``labels`` (N,) are the true classes."""
         metrics, tried = self.metrics, ~result.skipped
         for name in ("success_rate", "mean_queries", "median_queries", "mean_queries_all", "auc"):
             metrics[name].update(result.success[tried], result.queries[tried])
@@ -63,7 +63,8 @@ class AttackFigures(nn.Module):
         right = tried & ~result.failed  # without an answer nothing was right
         free = torch.zeros_like(result.queries)
         metrics["top1"].update(right, free)
-        metrics["adversarial_top1"].update(right & ~result.success, free)
+        still = torch.where(result.preds >= 0, result.preds == labels, ~result.success)
+        metrics["adversarial_top1"].update(right & still, free)
         for name, which in (("attacked", tried), ("skipped", result.skipped), ("failed", result.failed)):
             metrics[name].update(which)
 

@@ -262,7 +262,7 @@ def label_score_loss(pairs: Sequence[Answer | None], labels: Sequence[AbstractSe
         and where one of them has the score NaN.
 
     Raises:
-        ValueError: not as many answers as label sets.
+        ValueError: not as many answers as label sets, or one that is no set of names.
 
     Source:
         PPBA's released script for a cloud service, where the set is the three best labels of the clean image.
@@ -275,6 +275,8 @@ def label_score_loss(pairs: Sequence[Answer | None], labels: Sequence[AbstractSe
         raise ValueError(f"pairs has {len(pairs)} answers and labels {len(labels)} sets; give one set for each answer")
     losses: list[float] = []
     for answer, own in zip(pairs, labels, strict=True):
+        if not isinstance(own, AbstractSet):
+            raise ValueError(f"labels must hold one set of names per image, got {own!r}")
         scores = [math.nan] if answer is None else [float(score) for label, score in answer if label in own]
         losses.append(math.nan if any(map(math.isnan, scores)) else max(scores, default=0.0))
     return torch.tensor(losses, dtype=torch.float64)

@@ -44,6 +44,16 @@ def image_key(image: Tensor, label: Any) -> str:
     return f"{_crc(image):08x} {sorted(label) if isinstance(label, set | frozenset) else label}"
 
 
+def tensor_key(tensor: Tensor) -> str:
+    """The numbers in a tensor, in eight digits.
+
+    Example:
+        >>> tensor_key(torch.zeros(3)) == tensor_key(torch.zeros(4))
+        False
+    """
+    return f"{_crc(tensor):08x}"
+
+
 def fingerprint(network: nn.Module) -> str:
     """Weights and buffers of a network in eight digits.
 

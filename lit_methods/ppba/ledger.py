@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -38,6 +39,9 @@ class Ledger:
         context: plain values that have to be the same for old answers to hold, such as which network is attacked.
         rank: of this process. All read what any wrote; each writes files of its own, until :func:`merge`.
 
+    Raises:
+        ValueError: ``path`` does not end in ``.jsonl``.
+
     Example:
         >>> import tempfile
         >>> folder = tempfile.mkdtemp()
@@ -54,6 +58,8 @@ class Ledger:
 
     def __init__(self, path: str | Path, context: dict[str, Any] | None = None, rank: int = 0) -> None:
         self.path, self.rank = Path(path), rank
+        if self.path.suffix != ".jsonl":
+            raise ValueError(f"path={str(path)!r} must end in .jsonl; the answers go beside it, into .answers")
         self.context = context or {}
         self._settings: dict[str, Any] | None = None
         self._keys: dict[int, str] = {}  # of the images that are being attacked
@@ -153,7 +159,7 @@ class Ledger:
         """What any process wrote under these settings."""
         self._known = {}
         found: list[tuple[int, tuple[int, str], list[Answer]]] = []
-        for path in self.path.parent.glob(f"{self.path.stem}*.answers"):
+        for path in _of_all_ranks(self.path.with_suffix(".answers")):
             if _settings_of(path) != self._settings:
                 continue
             keys: dict[int, str] = {}
@@ -198,11 +204,16 @@ def merge(path: str | Path) -> list[dict[str, Any]]:
 
 def _other_ranks(path: Path) -> list[Path]:
     """Files of lines that other processes wrote under the settings of the first."""
-    files = [
-        file for file in path.parent.glob(f"{path.stem}-*{path.suffix}") if file.stem[len(path.stem) + 1 :].isdigit()
-    ]
+    files = [file for file in _of_all_ranks(path) if file != path]
     settings = _settings_of(path.with_suffix(".answers"))
     return [file for file in files if settings is None or _settings_of(file.with_suffix(".answers")) == settings]
+
+
+def _of_all_ranks(path: Path) -> list[Path]:
+    """The file and those that other processes have in its place; not files whose names only begin alike."""
+    name = re.compile(re.escape(path.stem) + r"(-\d+)?" + re.escape(path.suffix))
+    files = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
+    return [file for file in files if name.fullmatch(file.name)]
 
 
 def _of_rank(path: Path, rank: int) -> Path:

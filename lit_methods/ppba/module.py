@@ -24,6 +24,7 @@ from lit_methods.ppba.ledger import Ledger, merge
 from lit_methods.ppba.pictures import triplet
 from lit_methods.ppba.random_walk import PPBAAttack
 
+GIVEN_IN_CODE = "given in code"  # what a checkpoint has in the place of an attack object
 FILMED = 4  # images of the first batch whose path is kept, in case that some need no attack
 
 
@@ -41,9 +42,10 @@ class PPBA(ImageClassifier):
     (clean), ``test/adversarial_top1``, and how many images were ``test/attacked``, ``test/skipped`` (wrong from the
     start) and ``test/failed`` (no usable scores).
 
-    ``predict_step`` gives per image ``label`` and ``name`` (what the network saw), ``adversarial_label`` and
-    ``adversarial_name``, ``success``, ``success_uint8``, ``queries``, ``l2``, and ``adversarial``, the picture
-    (3, H, W) uint8. Inside a fit or a test it gives what ``ImageClassifier`` gives, for ``PredictionLogger``.
+    ``predict_step`` gives per image ``id`` (as in the ledger), ``label`` and ``name`` (what the network saw),
+    ``adversarial_label`` and ``adversarial_name``, ``success``, ``success_uint8``, ``queries``, ``l2``, and
+    ``adversarial``, the picture (3, H, W) uint8. Inside a fit or a test it gives what ``ImageClassifier`` gives, for
+    ``PredictionLogger``.
 
     Args:
         model: a network that takes (B, 3, H, W) and gives logits, or a key of ``BACKBONES``.
@@ -126,7 +128,9 @@ class PPBA(ImageClassifier):
             milestones=milestones,
         )
         if isinstance(attack, Attack):
-            del self.hparams["attack"]  # an object given in code, like a network
+            del self.hparams["attack"]  # an object, like a network
+        elif attack == GIVEN_IN_CODE:
+            raise ValueError("attack: the checkpoint's was an object; give it: load_from_checkpoint(path, attack=...)")
         self._plan = AttackPlan(
             attack, eps, max_queries, target, attack_args or {}, low_dim, freq_dim, stride, attack_seed, pad_batch
         )
@@ -137,6 +141,11 @@ class PPBA(ImageClassifier):
         self._ledgers: dict[bool, Ledger] = {}
         self.attack_figures = AttackFigures(checked.max_queries, compare_fixed)
         self.on_attack_step: Callable[[int, int], None] | None = None  # a callback may look in before each iteration
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As in ``ImageClassifier``; an attack object is named as missing."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["hyper_parameters"].setdefault("attack", GIVEN_IN_CODE)
 
     # -- the attack ---------------------------------------------------------------------------------------------------
 
@@ -229,7 +238,7 @@ class PPBA(ImageClassifier):
         if len(labels):  # else this process has no image at all, and takes part in the sums all the same
             ids = batch.get("index")
             results["attack"] = self.attack_images(images, labels, ids, films=batch_idx == 0)
-            self.attack_figures.count(results["attack"])
+            self.attack_figures.count(results["attack"], labels)
             if self.hparams["compare_fixed"]:
                 results["fixed"] = self.attack_images(images, labels, ids, fixed=True)
                 self.attack_figures.count_fixed(results["fixed"])
@@ -271,6 +280,7 @@ class PPBA(ImageClassifier):
         pictures = (to_eight_bits(result.adv) * 255).round().byte().cpu()
         return [
             {
+                "id": image_id,
                 "label": label,
                 "name": self.class_name(label),
                 "adversarial_label": pred,
@@ -281,7 +291,8 @@ class PPBA(ImageClassifier):
                 "l2": l2,
                 "adversarial": picture,
             }
-            for label, pred, success, rounded, queries, l2, picture in zip(
+            for image_id, label, pred, success, rounded, queries, l2, picture in zip(
+                result.ids.tolist(),
                 labels.tolist(),
                 result.preds.tolist(),
                 result.success.tolist(),

@@ -47,7 +47,13 @@ class ClassGoal(Goal):
 
     def measure(self, scores: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
         """From logits (k, classes)."""
-        logits = torch.as_tensor(scores).to(self.labels.device)
+        try:
+            logits = torch.as_tensor(scores).to(self.labels.device)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(
+                f"model_fn returned a {type(scores).__name__} that is no array; give logits (N, classes), or for a "
+                "service loss_fn=label_score_loss or HTTPLabelService(classes=...)"
+            ) from None
         if logits.ndim != 2 or len(logits) != len(rows):
             raise ValueError(
                 f"model_fn returned scores of shape {tuple(logits.shape)} for {len(rows)} images; give (N, classes), "
@@ -67,13 +73,15 @@ class ClassGoal(Goal):
 
     def _look(self, logits: Tensor) -> None:
         """The first answer shows what kind of model this is."""
-        self._looked = True
         classes = logits.shape[1]
         for name, labels in (("labels", self.labels), ("true_labels", self.true_labels)):
             if labels is not None and len(odd := labels[(labels < 0) | (labels >= classes)]):
                 raise ValueError(
                     f"{name} holds the class {odd[0]}, but model_fn scores {classes} classes, 0 to {classes - 1}"
                 )
+        if not len(logits := logits[~logits.isnan().any(1)]):
+            return
+        self._looked = True
         sums = logits.double().sum(1)
         if (logits >= 0).all() and (sums - 1).abs().max() < 1e-3:
             raise ValueError(

@@ -104,7 +104,7 @@ class HTTPLabelService:
         parse: from the decoded JSON to (label, score) pairs, which are sorted here. Scores that are not finite become
             NaN.
         headers: sent along, such as ``{"Authorization": "Bearer ..."}``; they beat those made here.
-        timeout: seconds to wait for the connection, for the answer to begin, and for all of its body.
+        timeout: seconds to wait for the connection, for each part of the answer's head, and for all of its body.
         tries: how often one image is sent at most. It is sent again after a connection that was refused, reset or timed
             out, a body that is cut off, HTTP 429, 500, 502, 503 or 504, and an answer that cannot be read.
         backoff: seconds before the second try, doubled before each further one; longer where ``Retry-After`` says so,
