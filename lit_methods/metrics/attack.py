@@ -1,5 +1,6 @@
 """How well an attack does: the share of images that it turns, and the queries that it spends on them."""
 
+from abc import abstractmethod
 from typing import Any, Literal, Self
 
 import torch
@@ -7,7 +8,18 @@ from torch import Tensor
 from torchmetrics import Metric
 
 
-class AttackMetric(Metric):
+class ExactMetric(Metric):
+    """Base of metrics whose states keep their type: no precision of the module around them touches them."""
+
+    is_differentiable = False
+    full_state_update = False
+
+    def set_dtype(self, dst_type: str | torch.dtype) -> Self:
+        """Nothing."""
+        return self
+
+
+class AttackMetric(ExactMetric):
     """Base of the metrics here: ``update`` takes one row per attacked image, whole numbers are all that is kept.
 
     Whole numbers add up exactly in any order, and no conversion of the module around them (``half()``,
@@ -21,9 +33,6 @@ class AttackMetric(Metric):
         ValueError: ``max_queries`` is below 1; from ``update``: not as many queries as images, or not whole numbers
             of 0 or more.
     """
-
-    is_differentiable = False
-    full_state_update = False
 
     def __init__(self, max_queries: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -54,13 +63,9 @@ class AttackMetric(Metric):
         queries = queries.long()
         self.count(success.bool() & (queries <= self.max_queries), queries)
 
+    @abstractmethod
     def count(self, success: Tensor, queries: Tensor) -> None:
         """Add images, (N,) bool and (N,) int64, to the states; ``success`` is within the budget."""
-        raise NotImplementedError
-
-    def set_dtype(self, dst_type: str | torch.dtype) -> Self:
-        """Nothing: counts stay whole numbers."""
-        return self
 
 
 class AttackSuccessRate(AttackMetric):
@@ -228,7 +233,7 @@ class SuccessAUC(AttackMetric):
         return self.left.double() / (self.max_queries * self.images)
 
 
-class ImageCount(Metric):
+class ImageCount(ExactMetric):
     """How many images are so, in whole numbers that no precision of the module around it touches.
 
     Example:
@@ -238,8 +243,6 @@ class ImageCount(Metric):
         tensor(2)
     """
 
-    is_differentiable = False
-    full_state_update = False
     number: Tensor
 
     def __init__(self, **kwargs: Any) -> None:
@@ -254,12 +257,8 @@ class ImageCount(Metric):
         """The number, int64."""
         return self.number
 
-    def set_dtype(self, dst_type: str | torch.dtype) -> Self:
-        """Nothing: counts stay whole numbers."""
-        return self
 
-
-class MeanDistance(Metric):
+class MeanDistance(ExactMetric):
     """Mean of some distances, summed in float64; NaN without any.
 
     Example:
@@ -269,8 +268,6 @@ class MeanDistance(Metric):
         tensor(1.5000, dtype=torch.float64)
     """
 
-    is_differentiable = False
-    full_state_update = False
     total: Tensor
     number: Tensor
 
@@ -287,7 +284,3 @@ class MeanDistance(Metric):
     def compute(self) -> Tensor:
         """Their mean, float64."""
         return self.total / self.number
-
-    def set_dtype(self, dst_type: str | torch.dtype) -> Self:
-        """Nothing: the sum stays float64."""
-        return self

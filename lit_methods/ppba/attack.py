@@ -7,7 +7,6 @@ own random numbers, so what becomes of it does not depend on its company.
 from __future__ import annotations
 
 import math
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -165,8 +164,7 @@ class Attack(ABC):
         """Everything that the outcome depends on, as plain values."""
         plain = {name: value for name, value in vars(self).items() if isinstance(value, int | float | str | None)}
         if isinstance(projection := getattr(self, "projection", None), LowFrequencyProjection):
-            places = projection.indices.cpu().numpy().tobytes()
-            plain["projection"] = f"{projection.dim} of {projection.size}, {zlib.crc32(places):08x}"
+            plain["projection"] = f"{projection.dim} of {projection.size}, {tensor_key(projection.indices)}"
         return {"attack": type(self).__name__} | plain
 
     def __call__(

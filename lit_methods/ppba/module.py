@@ -257,7 +257,7 @@ class PPBA(ImageClassifier):
     on_predict_epoch_end = on_test_epoch_end
 
     def teardown(self, stage: str) -> None:
-        """Close the ledgers, also when something went wrong."""
+        """Close the ledgers; one that an error left open goes with the module, each of its lines is on the disk."""
         for ledger in self._ledgers.values():
             ledger.close()
         self._ledgers = {}

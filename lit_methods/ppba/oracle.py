@@ -132,7 +132,7 @@ class Oracle:
         ids: (N,) int64.
         ledger: what was answered before, and where new answers go.
         labels: as plain values; part of an image's identity in the ledger.
-        pad_batch: ask about exactly so many images at once, or ``None``.
+        pad_batch: ask about exactly so many images at once; 0 about as many as there are.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class Oracle:
         ids: Tensor,
         ledger: Ledger | None = None,
         labels: Sequence[Any] = (),
-        pad_batch: int | None = None,
+        pad_batch: int = 0,
     ) -> None:
         self.model_fn, self.goal, self.ledger, self.pad_batch = model_fn, goal, ledger, pad_batch
         self.eight_bit = bool(getattr(model_fn, "eight_bit", False))

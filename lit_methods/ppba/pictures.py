@@ -30,10 +30,13 @@ def triplet(
     """
     change = adversarial.astype(np.int16) - clean
     factor = 127 / max(1, int(np.abs(change).max()))
-    shown = np.clip(128 + factor * change, 0, 255).astype(np.uint8)
     after = f"{adversarial_name}, {queries} queries" if success else f"still {adversarial_name}"
     colour = "crimson" if success else "black"
-    parts = [caption(clean, name), caption(shown, f"change x {factor:.0f}"), caption(adversarial, after, colour)]
+    parts = [
+        caption(clean, name),
+        caption(_on_grey(factor * change), f"change x {factor:.0f}"),
+        caption(adversarial, after, colour),
+    ]
     return grid(parts, columns=3)
 
 
@@ -57,6 +60,10 @@ def growth(clean: np.ndarray, frames: Sequence[np.ndarray]) -> list[np.ndarray]:
     factor = 127 / max(1, *(int(np.abs(change).max()) for change in changes))
     times = max(1, -(-160 // min(clean.shape[:2])))
     return [
-        np.hstack([np.clip(128 + factor * change, 0, 255).astype(np.uint8), frame]).repeat(times, 0).repeat(times, 1)
+        np.hstack([_on_grey(factor * change), frame]).repeat(times, 0).repeat(times, 1)
         for change, frame in zip(changes, frames, strict=True)
     ]
+
+
+def _on_grey(change: np.ndarray) -> np.ndarray:
+    return np.clip(128 + change, 0, 255).astype(np.uint8)
