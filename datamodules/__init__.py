@@ -22,26 +22,12 @@ is left to validate or test on gets one batch of length 0, so that it takes part
 The names below are imported when they are first used.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from lit_methods.functional.lazy import lazy_names
+
 if TYPE_CHECKING:
-    from datamodules.cifar import CIFARDataModule
-    from datamodules.imagenet import ImageNetDataModule
+    from datamodules.cifar import CIFARDataModule as CIFARDataModule
+    from datamodules.imagenet import ImageNetDataModule as ImageNetDataModule
 
-__all__ = ["CIFARDataModule", "ImageNetDataModule"]
-
-_HOME = {
-    "CIFARDataModule": "datamodules.cifar",
-    "ImageNetDataModule": "datamodules.imagenet",
-}
-
-
-def __getattr__(name: str) -> object:
-    if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

@@ -3,75 +3,26 @@
 The names below are imported when they are first used.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from lit_methods.functional.lazy import lazy_names
+
 if TYPE_CHECKING:
-    from lit_methods.ppba.attack import Attack, AttackResult
-    from lit_methods.ppba.baselines import NES, Bandits, SimBA
-    from lit_methods.ppba.black_box import BlackBox, ModelBlackBox
+    from lit_methods.ppba.attack import Attack as Attack, AttackResult as AttackResult
+    from lit_methods.ppba.baselines import NES as NES, Bandits as Bandits, SimBA as SimBA
+    from lit_methods.ppba.black_box import BlackBox as BlackBox, ModelBlackBox as ModelBlackBox
     from lit_methods.ppba.functional import (
-        LowFrequencyProjection,
-        MoveProbability,
-        clip_l2,
-        dct_basis,
-        label_score_loss,
-        low_frequency_indices,
-        margin_loss,
-        success_curve,
+        LowFrequencyProjection as LowFrequencyProjection,
+        MoveProbability as MoveProbability,
+        clip_l2 as clip_l2,
+        dct_basis as dct_basis,
+        label_score_loss as label_score_loss,
+        low_frequency_indices as low_frequency_indices,
+        margin_loss as margin_loss,
+        success_curve as success_curve,
     )
-    from lit_methods.ppba.ledger import Ledger
-    from lit_methods.ppba.random_walk import PPBAAttack
-    from lit_methods.ppba.service import HTTPLabelService
+    from lit_methods.ppba.ledger import Ledger as Ledger
+    from lit_methods.ppba.random_walk import PPBAAttack as PPBAAttack
+    from lit_methods.ppba.service import HTTPLabelService as HTTPLabelService
 
-_HOME = {
-    "Attack": "attack",
-    "AttackResult": "attack",
-    "Bandits": "baselines",
-    "BlackBox": "black_box",
-    "HTTPLabelService": "service",
-    "Ledger": "ledger",
-    "LowFrequencyProjection": "functional",
-    "ModelBlackBox": "black_box",
-    "MoveProbability": "functional",
-    "NES": "baselines",
-    "PPBAAttack": "random_walk",
-    "SimBA": "baselines",
-    "clip_l2": "functional",
-    "dct_basis": "functional",
-    "label_score_loss": "functional",
-    "low_frequency_indices": "functional",
-    "margin_loss": "functional",
-    "success_curve": "functional",
-}
-
-__all__ = [
-    "NES",
-    "Attack",
-    "AttackResult",
-    "Bandits",
-    "BlackBox",
-    "HTTPLabelService",
-    "Ledger",
-    "LowFrequencyProjection",
-    "ModelBlackBox",
-    "MoveProbability",
-    "PPBAAttack",
-    "SimBA",
-    "clip_l2",
-    "dct_basis",
-    "label_score_loss",
-    "low_frequency_indices",
-    "margin_loss",
-    "success_curve",
-]
-
-
-def __getattr__(name: str) -> object:
-    if name in _HOME:
-        return getattr(import_module(f"lit_methods.ppba.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

@@ -1,0 +1,53 @@
+"""Names of a package that are imported when they are first used, each of them written once."""
+
+import ast
+import re
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+
+def lazy_names(
+    package: str, file: str, named_after: str | None = None
+) -> tuple[Callable[[str], object], Callable[[], list[str]], list[str]]:
+    """``__getattr__``, ``__dir__`` and ``__all__`` of a package whose import costs next to nothing.
+
+    Its names are those that ``__init__.py`` imports under ``if TYPE_CHECKING:``, where editors and type checkers read
+    them, too; and, where ``named_after`` says so, the classes that are called like their file.
+
+    Args:
+        package: ``__name__``.
+        file: ``__file__``.
+        named_after: files below the package, such as ``"*.py"`` (``WidgetSearch`` in ``widget_search.py``) or
+            ``"*/module.py"`` (``WidgetNet`` in ``widget_net/module.py``), whose class needs no line in ``__init__.py``.
+
+    Example:
+        >>> import lit_methods
+        >>> "HRank" in lit_methods.__all__, lit_methods.HRank.__module__
+        (True, 'lit_methods.hrank.module')
+    """
+    homes = _listed(Path(file)) | (_called_like_their_file(package, Path(file).parent, named_after or ""))
+
+    def get(name: str) -> object:
+        if name in homes:
+            return getattr(import_module(homes[name]), name)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return get, lambda: sorted({*vars(import_module(package)), *homes}), sorted(homes)
+
+
+def _listed(init: Path) -> dict[str, str]:
+    """Name to module of what stands under ``if TYPE_CHECKING:``."""
+    blocks = [node for node in ast.parse(init.read_text("utf-8")).body if isinstance(node, ast.If)]
+    lines = [line for block in blocks if ast.unparse(block.test) == "TYPE_CHECKING" for line in block.body]
+    return {name.name: str(line.module) for line in lines if isinstance(line, ast.ImportFrom) for name in line.names}
+
+
+def _called_like_their_file(package: str, folder: Path, pattern: str) -> dict[str, str]:
+    homes = {}
+    for path in folder.glob(pattern) if pattern else ():
+        parts = path.relative_to(folder).with_suffix("").parts
+        for name in re.findall(r"^class ([A-Z]\w*)", path.read_text("utf-8"), re.MULTILINE):
+            if name.lower() == parts[0].replace("_", ""):
+                homes[name] = ".".join((package, *parts))
+    return homes
