@@ -34,6 +34,21 @@ class Given(NamedTuple):
         """
         return re.sub(r"\[\d+\]|\.init_args(?=\.|$)|\.class_path$", "", self.key)
 
+    @property
+    def leaf(self) -> str:
+        """The last part of the key: the argument's own name."""
+        return self.key.rpartition(".")[2]
+
+    @property
+    def shown(self) -> str:
+        """How messages name it.
+
+        Example:
+            >>> Given("model.class_path", "HRnk").shown
+            "model='HRnk'"
+        """
+        return f"{self.key.removesuffix('.class_path')}={self.value!r}"
+
 
 def collect(argv: list[str]) -> list[Given]:
     """All pairs, in the order in which they take effect: a later one wins.

@@ -4,29 +4,23 @@ With subcommands the hyperparameters in a checkpoint silently beat the command l
 """
 
 import sys
-from importlib import import_module
 from typing import Any, Literal, NoReturn
 
 import yaml
-from lightning.fabric.plugins.io import CheckpointIO, TorchCheckpointIO
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
-from callbacks.interruption import Interruption, interrupted_by
-from callbacks.learning_rate import LearningRateOnResume
-from callbacks.nan_guard import NaNGuard
-from callbacks.random_state import RandomState
-from lit_methods import slurm
-from lit_methods.checkpoint_io import SafeCheckpointIO, read_checkpoint
 from lit_methods.cli import safe as safe_mode
 from lit_methods.cli.checkpoints import RunCheckpoint
-from lit_methods.cli.errors import PACKAGES, explain, find_class, signature
+from lit_methods.cli.classes import find_class, import_short_names, signature
 from lit_methods.cli.given import Given, collect, last
+from lit_methods.cli.loading import check_resumable, class_in, class_to_load
 from lit_methods.cli.loggers import close_loggers, make_loggers
+from lit_methods.cli.rejection import explain
 from lit_methods.cli.run_directory import place, recipe_name
-from lit_methods.contract import checkpoint_class
+from lit_methods.cli.start import Start
+from lit_methods.cli.trainers import make_trainer
 
 LINKED = ("num_classes", "mean", "std", "class_names", "input_size")  # what the data know and a module may take
 _NOT_SAVED = ("config", "run_dir", "ckpt_path", "input")  # config.yaml describes the run, not where it went
@@ -49,36 +43,6 @@ class OneLineParser(LightningArgumentParser):
         raise SystemExit(2)
 
 
-class Start(Callback):
-    """Notes that the first batch is due, and writes ``config.yaml`` then: a run that never began leaves nothing.
-
-    The sanity check does not count: what fails there is nearly always what the user gave.
-    """
-
-    def __init__(self, cli: "RunCLI") -> None:
-        self.cli = cli
-        self.began = False
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """By now all processes know where the run writes; one that came late would take the mark for an older one."""
-        if self.cli.entry == "fit" and trainer.is_global_zero:
-            slurm.claim(self.cli.directory.path)
-
-    def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.sanity_checking:
-            return
-        if not self.began and trainer.is_global_zero:
-            self.cli.save_config()
-        self.began = True
-
-    on_train_start = on_validation_start = on_test_start = on_predict_start = _begin
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """A signal before the first batch may have left a checkpoint, which is found by its configuration."""
-        if interrupted_by() and trainer.is_global_zero and any(self.cli.directory.path.glob("checkpoints/*.ckpt")):
-            self.cli.save_config()
-
-
 class RunCLI(LightningCLI):
     """Everything that one command names, parsed on construction and built by :meth:`build`.
 
@@ -91,6 +55,7 @@ class RunCLI(LightningCLI):
         self.entry = entry
         self.start = Start(self)
         self.built = False
+        self.module_class: type | None = None
         self._own: set[str] = set()  # options that the method declares itself
         argv = ["--help" if word == "--help_all" else word for word in argv]
         safe, argv = safe_mode.OPTION in argv, [word for word in argv if word != safe_mode.OPTION]
@@ -100,10 +65,10 @@ class RunCLI(LightningCLI):
         if safe:
             safe_mode.allow_known_packages(self.given)
         self.loads = entry != "fit" and last(self.given, "ckpt_path") is not None  # the checkpoint decides the class
-        _import_short_names(self.given)
-        path = last(self.given, "model", "model.class_path")
-        self.module_class = find_class(str(path)) if path else None
-        if self.loads and path is None and (named := _class_in_checkpoint(last(self.given, "ckpt_path"))):
+        import_short_names(pair.value for pair in self.given)
+        if path := last(self.given, "model", "model.class_path"):
+            self.module_class = find_class(str(path))
+        elif self.loads and (named := class_in(last(self.given, "ckpt_path"))):
             self.module_class = named  # no recipe: arguments of --model.* and the method's own need a class to stand in
             argv = ["--model", f"{named.__module__}.{named.__qualname__}", *argv]
         self.checkpoint: RunCheckpoint | None = None
@@ -173,7 +138,7 @@ class RunCLI(LightningCLI):
             ValueError: an argument is out of range, or the checkpoint's class is not known or another one.
         """
         if not self.loads and self.directory.ckpt_path and self.module_class:
-            _check_resumable(self.directory.ckpt_path, self.module_class)
+            check_resumable(self.directory.ckpt_path, self.module_class)
         if self.entry == "export":
             if not self.loads:
                 raise ValueError("ckpt_path: missing; give --ckpt_path FILE, or 'last'")
@@ -197,17 +162,7 @@ class RunCLI(LightningCLI):
         """The method as its checkpoint has it; arguments given on the command line win."""
         path = self.directory.ckpt_path
         assert path is not None
-        checkpoint = read_checkpoint(path)
-        written_by = str(checkpoint.get("lit_methods", {}).get("class", ""))
-        if written_by.startswith("lit_methods.") or self.module_class is None:
-            module_class = checkpoint_class(checkpoint)  # never imports from outside this package
-            if self.module_class is not None and not issubclass(self.module_class, module_class):
-                raise ValueError(
-                    f"ckpt_path={path!r} was written by {written_by}, but the recipe is one of "
-                    f"{self.module_class.__name__}: name one of that method"
-                )
-        else:
-            module_class = self.module_class
+        module_class = class_to_load(path, self.module_class)
         takes = signature(module_class)
         said = [pair.plain_key.split(".") for pair in self.given if pair.file is None]
         names = {keys[1] for keys in said if keys[0] == "model" and len(keys) > 1 and keys[1] in takes}
@@ -218,36 +173,12 @@ class RunCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer with what every run has: its directory, its loggers and its callbacks."""
-        config = {**self.config_init.trainer, **kwargs}
-        given = config.get("logger")
-        loggers = given if isinstance(given, list) else [given] if isinstance(given, Logger) else []
-        config["default_root_dir"] = str(self.directory.path)
-        self.loggers = [*make_loggers(self.config.logger, self.directory, self.plain_config), *loggers]
-        config["logger"] = self.loggers
-        callbacks = config.get("callbacks") or []
-        callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks]
-        guard = [NaNGuard()] if self.entry == "fit" else []
-        added = [_report(), LearningRateOnResume(), RandomState(), self.start, *guard]
-        callbacks += [new for new in added if not any(type(new) is type(old) for old in callbacks)]
-        if not any(isinstance(c, Interruption) for c in callbacks):  # first: nobody begins something after a signal
-            callbacks.insert(0, Interruption(requeue=self.entry == "fit"))
-        if self.entry != "fit":
-            config["enable_checkpointing"] = False
-        elif config.get("enable_checkpointing") is not False:
+        config = {**self.config_init.trainer, **kwargs, "default_root_dir": str(self.directory.path)}
+        if self.entry == "fit" and config.get("enable_checkpointing") is not False:
             self.checkpoint = self.config_init.checkpoint
             self.checkpoint.dirpath = str(self.directory.path / "checkpoints")
-            callbacks.append(self.checkpoint)
-        terminal = sys.stdout.isatty()
-        if config.get("enable_progress_bar") is None and not any(isinstance(c, ProgressBar) for c in callbacks):
-            config["enable_progress_bar"] = terminal
-        if config.get("enable_model_summary") is None:
-            config["enable_model_summary"] = terminal
-        trainer = Trainer(**config | {"callbacks": callbacks})
-        plugins = config.get("plugins") or []
-        own = any(isinstance(p, CheckpointIO) for p in (plugins if isinstance(plugins, list) else [plugins]))
-        if not own and type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # some strategies bring theirs
-            trainer.strategy.checkpoint_io = SafeCheckpointIO()
-        return trainer
+        self.loggers = make_loggers(self.config.logger, self.directory, self.plain_config)
+        return make_trainer(config, self.entry, self.loggers, self.start, self.checkpoint)
 
     def module_options(self) -> dict[str, Any]:
         """What the user gave for the options that the method itself declares in ``add_cli_arguments``."""
@@ -277,29 +208,6 @@ class RunCLI(LightningCLI):
         close_loggers(self.loggers)
 
 
-def _class_in_checkpoint(path: str) -> type | None:
-    """The class that wrote a checkpoint, before the parser is built; what is wrong with the file shows later."""
-    try:
-        return checkpoint_class(read_checkpoint(path))
-    except (ValueError, OSError):
-        return None
-
-
-def _check_resumable(path: str, module_class: type) -> None:
-    """A run goes on with the class that began it; names alone are compared, since files of code may move."""
-    checkpoint = read_checkpoint(path)
-    starts = "base_checkpoint" in signature(module_class)
-    start = "; to start from its weights: --model.base_checkpoint" if starts else ""
-    written_by = str(checkpoint.get("lit_methods", {}).get("class", ""))
-    if written_by and written_by.rpartition(".")[2] != module_class.__name__:
-        raise ValueError(
-            f"ckpt_path={path!r} was written by {written_by}, and a run goes on with the class that began it, "
-            f"not with {module_class.__name__}{start}"
-        )
-    if "optimizer_states" not in checkpoint:
-        raise ValueError(f"ckpt_path={path!r} holds weights alone, from which no run goes on{start}")
-
-
 def _check_files(given: list[Given]) -> None:
     """What jsonargparse answers with an error about Python: files, and groups in them, that are no mappings."""
     for pair in given:
@@ -309,24 +217,9 @@ def _check_files(given: list[Given]) -> None:
             raise ValueError(f"{pair.key}={pair.value!r}: give the arguments below it, in {pair.file}")
 
 
-def _import_short_names(given: list[Given]) -> None:
-    """Import what short class names of this project stand for: jsonargparse finds only what is imported."""
-    for pair in given:
-        if isinstance(pair.value, str) and pair.value.isidentifier():
-            for package in PACKAGES:
-                if pair.value in getattr(import_module(package), "__all__", ()):
-                    getattr(import_module(package), pair.value)
-
-
 def _reader(name: str, default: Any) -> Any:
     def read(data: Any) -> Any:
         value = getattr(data, name, default)
         return list(value) if isinstance(value, tuple) else value  # plain types alone load with weights_only
 
     return read
-
-
-def _report() -> Callback:
-    from callbacks.report import RunReport  # draws with matplotlib: imported with the first run, not with the parser
-
-    return RunReport()

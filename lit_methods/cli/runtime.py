@@ -25,29 +25,25 @@ def run(entry: str, argv: list[str]) -> int:
     ``LIT_METHODS_DEBUG=1`` in the environment shows the traceback of a mistake, too.
     """
     warning = [slurm.WARNING] if entry == "fit" and slurm.current_job() and slurm.WARNING else []
-    with listening(*warning):
-        return _run(entry, argv)
-
-
-def _run(entry: str, argv: list[str]) -> int:
     cli: RunCLI | None = None
     failed = False
-    try:
-        with quiet():
-            cli = RunCLI(entry, argv)
-            with announced(cli.directory), closing(cli):
-                cli.build()
-                return _ENTRIES[entry](cli)
-    except BaseException as ex:
-        failed = not interrupted_by()
-        if (code := answer(ex, cli, argv)) is None:
-            raise
-        return code
-    finally:
-        if cli is not None:
-            if cli.built:
-                end_children(cli.trainer, patience=5 if failed else 30)
-            cli.directory.abandon()  # removes it if it is empty
+    with listening(*warning):
+        try:
+            with quiet():
+                cli = RunCLI(entry, argv)
+                with announced(cli.directory), closing(cli):
+                    cli.build()
+                    return _ENTRIES[entry](cli)
+        except BaseException as ex:
+            failed = not interrupted_by()
+            if (code := answer(ex, cli, argv)) is None:
+                raise
+            return code
+        finally:
+            if cli is not None:
+                if cli.built:
+                    end_children(cli.trainer, patience=5 if failed else 30)
+                cli.directory.abandon()  # removes it if it is empty
 
 
 def _fit(cli: RunCLI) -> int:
