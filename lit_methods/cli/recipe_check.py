@@ -16,7 +16,6 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from callbacks.interruption import Interrupted
-from callbacks.pruning import FilterPruning
 from lit_methods.checkpoint_io import readable_size
 from lit_methods.cli.endings import mistake
 from lit_methods.cli.environment import existing
@@ -306,7 +305,7 @@ def _tell(outcome: Outcome) -> str:
 
 def _epochs_of(callback: Callback, module: LightningModule) -> list[int]:
     """The epochs in which a callback does what a short run may never come to."""
-    if isinstance(callback, FilterPruning):
-        return callback.stage_epochs(getattr(module, "arch", None))
+    if callable(stages := getattr(callback, "stage_epochs", None)):
+        return list(stages(getattr(module, "arch", None)))
     at_epoch = getattr(callback, "at_epoch", None)
     return [at_epoch] if isinstance(at_epoch, int) else []
