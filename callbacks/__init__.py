@@ -1,7 +1,7 @@
 """Callbacks of the collection: pruning, reports, loggers, and what keeps a run safe.
 
 A callback is found in the file that bears its name, ``NaNGuard`` in ``nan_guard.py``, and imported when it is
-first used.
+first used. The lines below are for editors and type checkers; ``RunReport`` has another name than its file.
 """
 
 from typing import TYPE_CHECKING
@@ -18,4 +18,4 @@ if TYPE_CHECKING:
     from callbacks.prediction_logger import PredictionLogger as PredictionLogger
     from callbacks.report import RunReport as RunReport
 
-__getattr__, __dir__, __all__ = lazy_names(__name__, __file__, named_after="*.py")
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__, found="*.py")

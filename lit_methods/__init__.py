@@ -1,7 +1,7 @@
-"""Ten published vision methods as PyTorch Lightning modules.
+"""Published vision methods as PyTorch Lightning modules.
 
-The class of a method is found in the folder that bears its name, ``HRank`` in ``hrank/module.py``, and imported when it
-is first used, so that ``import lit_methods`` costs next to nothing.
+The class of a method is found in the ``module.py`` of its folder, and imported when it is first used, so that
+``import lit_methods`` costs next to nothing. The lines below are for editors and type checkers.
 """
 
 from typing import TYPE_CHECKING
@@ -16,4 +16,4 @@ if TYPE_CHECKING:
     from lit_methods.ppba.module import PPBA as PPBA
 
 __version__ = "0.1.0"
-__getattr__, __dir__, __all__ = lazy_names(__name__, __file__, named_after="*/module.py")
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__, found="*/module.py")

@@ -7,6 +7,8 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
 
+from lit_methods.cli.given import Given
+
 PACKAGES = ("lit_methods", "datamodules", "callbacks")  # their lazily imported names count as short class names
 BASES = {"model": LightningModule, "data": LightningDataModule, "trainer.callbacks": Callback}
 
@@ -41,11 +43,19 @@ def find_class(path: str) -> type | None:
     return None
 
 
-def import_short_names(words: Iterable[Any]) -> None:
-    """Import what short class names of this project stand for: jsonargparse finds only what is imported."""
-    for word in words:
-        if isinstance(word, str) and word.isidentifier():
-            find_class(word)
+def import_short_names(pairs: Iterable[Given]) -> None:
+    """Import what short class names of this project stand for: jsonargparse finds only what is imported.
+
+    Raises:
+        ValueError: the class is there, but its module cannot be imported.
+    """
+    for pair in pairs:
+        for package in map(import_module, PACKAGES):
+            if isinstance(pair.value, str) and pair.value in getattr(package, "__all__", ()):
+                try:
+                    getattr(package, pair.value)
+                except ImportError as ex:
+                    raise ValueError(f"{pair.key}={pair.value!r}: {ex}") from ex
 
 
 def known_classes(key: str) -> set[type]:

@@ -65,7 +65,7 @@ class RunCLI(LightningCLI):
         if safe:
             safe_mode.allow_known_packages(self.given)
         self.loads = entry != "fit" and last(self.given, "ckpt_path") is not None  # the checkpoint decides the class
-        import_short_names(pair.value for pair in self.given)
+        import_short_names(self.given)
         if path := last(self.given, "model", "model.class_path"):
             self.module_class = find_class(str(path))
         elif self.loads and (named := class_in(last(self.given, "ckpt_path"))):

@@ -5,30 +5,31 @@ import re
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 
 def lazy_names(
-    package: str, file: str, named_after: str | None = None
-) -> tuple[Callable[[str], object], Callable[[], list[str]], list[str]]:
+    package: str, file: str, found: str | None = None
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """``__getattr__``, ``__dir__`` and ``__all__`` of a package whose import costs next to nothing.
 
     Its names are those that ``__init__.py`` imports under ``if TYPE_CHECKING:``, where editors and type checkers read
-    them, too; and, where ``named_after`` says so, the classes that are called like their file.
+    them, too; and those of classes that are found by their place, see ``found``.
 
     Args:
         package: ``__name__``.
         file: ``__file__``.
-        named_after: files below the package, such as ``"*.py"`` (``WidgetSearch`` in ``widget_search.py``) or
-            ``"*/module.py"`` (``WidgetNet`` in ``widget_net/module.py``), whose class needs no line in ``__init__.py``.
+        found: files below the package whose class needs no line in ``__init__.py``: ``"*.py"`` for classes called like
+            their file (``WidgetSearch`` in ``widget_search.py``), ``"*/module.py"`` for all public ones in these.
 
     Example:
         >>> import lit_methods
         >>> "HRank" in lit_methods.__all__, lit_methods.HRank.__module__
         (True, 'lit_methods.hrank.module')
     """
-    homes = _listed(Path(file)) | (_called_like_their_file(package, Path(file).parent, named_after or ""))
+    homes = _listed(Path(file)) | (_found(package, Path(file).parent, found or ""))
 
-    def get(name: str) -> object:
+    def get(name: str) -> Any:  # object would forbid to subclass what is not listed
         if name in homes:
             return getattr(import_module(homes[name]), name)
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
@@ -43,11 +44,11 @@ def _listed(init: Path) -> dict[str, str]:
     return {name.name: str(line.module) for line in lines if isinstance(line, ast.ImportFrom) for name in line.names}
 
 
-def _called_like_their_file(package: str, folder: Path, pattern: str) -> dict[str, str]:
+def _found(package: str, folder: Path, pattern: str) -> dict[str, str]:
     homes = {}
     for path in folder.glob(pattern) if pattern else ():
         parts = path.relative_to(folder).with_suffix("").parts
         for name in re.findall(r"^class ([A-Z]\w*)", path.read_text("utf-8"), re.MULTILINE):
-            if name.lower() == parts[0].replace("_", ""):
+            if parts[-1] == "module" or name.lower() == parts[-1].replace("_", ""):
                 homes[name] = ".".join((package, *parts))
     return homes
