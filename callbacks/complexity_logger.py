@@ -21,7 +21,10 @@ class ComplexityLogger(Callback):
     passes of one image on the module's device.
 
     Args:
-        repeats: timed forward passes per network.
+        repeats: timed forward passes per network, at least 1.
+
+    Raises:
+        ValueError: ``repeats`` is below 1.
     """
 
     def __init__(self, repeats: int = 20) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor, nn
+from torch import nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from callbacks.interruption import interruptible
@@ -17,7 +17,7 @@ from lit_methods.functional.modes import evaluating
 
 
 def device_batches(trainer: Trainer, loader: Iterable[Any]) -> Iterator[Any]:
-    """Batches of a loader on the trainer's device, after the datamodule's transfer hooks."""
+    """Batches of a loader as a step gets them: on the trainer's device, in its precision, after the transfer hooks."""
     for batch in loader:
         yield trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch), dataloader_idx=0)
 
@@ -65,25 +65,3 @@ def input_size(trainer: Trainer, module: LightningModule) -> tuple[int, ...]:
     """(C, H, W) of the images: the module's, else the datamodule's, else CIFAR's."""
     data = getattr(trainer, "datamodule", None)
     return tuple(module.hparams.get("input_size") or getattr(data, "input_size", None) or (3, 32, 32))
-
-
-class DenseReference:
-    """The network as it was before pruning, evaluated on the batches of the running test.
-
-    Args:
-        network: the full network with its weights.
-        num_classes: number of classes.
-    """
-
-    def __init__(self, network: nn.Module, num_classes: int) -> None:
-        self.network = network.eval()
-        self.accuracy = MulticlassAccuracy(num_classes, average="micro").to(next(network.parameters()).device)
-
-    def update(self, images: Tensor, labels: Tensor) -> None:
-        """Count the hits on one batch of normalised images, which may be empty."""
-        if len(labels):
-            self.accuracy.update(self.network(images), labels)
-
-    def top1(self) -> float:
-        """Top-1 accuracy so far, a fraction of 1, over all processes."""
-        return float(self.accuracy.compute())

@@ -8,8 +8,7 @@ from typing import Any, Literal
 from lightning.pytorch import Trainer
 from torch import nn
 
-from callbacks.evaluation import input_size
-from callbacks.pruning import FilterPruning
+from callbacks.pruning import Choices, FilterPruning
 from callbacks.pruning_figures import sketch_errors_figure
 from callbacks.report import RunReport
 from callbacks.surgery import share_weights
@@ -41,14 +40,24 @@ class FilterSketchPruning(FilterPruning):
 
     Raises:
         ValueError: a rate outside (0, 1] or one that leaves a layer without filters, the wrong number of rates, a
-            target that cannot be met, an untrained network with ``at_epoch=0``, a network without a table of blocks.
+            target that cannot be met, an untrained network with ``at_epoch=0``, a network in which neither a table nor
+            tracing finds blocks that can be narrowed.
 
     Source:
         FilterSketch, arXiv 2001.08514; ``lit_methods.filter_sketch.functional`` lists what differs from its code.
         Several processes all take the first one's sketches.
+
+    Example:
+        >>> FilterSketchPruning(rates="[0.9]*3+[0.4]*6", at_epoch=8).listed_rates(9)
+        [0.9, 0.9, 0.9, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4]
+        >>> FilterSketchPruning(rates=1.5)
+        Traceback (most recent call last):
+            ...
+        ValueError: rates=1.5: 1.5 is outside (0, 1]; a rate is the fraction that is kept
     """
 
     meaning = "is outside (0, 1]; a rate is the fraction that is kept"
+    from_table, from_trace = TableStructure, TracedStructure
 
     def __init__(
         self,
@@ -80,37 +89,17 @@ class FilterSketchPruning(FilterPruning):
         """The rate that removes this fraction."""
         return round_rate_up(1 - fraction)
 
-    def find_structure(self, trainer: Trainer, module: ImageClassifier) -> Structure:
-        """What can be narrowed of this network: by its table, else by tracing it."""
-        if module.arch is not None:
-            return TableStructure(module.arch, module.hparams["num_classes"])
-        return TracedStructure(module.full_network(), input_size(trainer, module))
-
-    def check(self, trainer: Trainer, module: ImageClassifier) -> None:
-        """The number of rates, the widths they leave, or the target."""
-        super().check(trainer, module)
-        self._rates(trainer, module)
-
-    def _rates(self, trainer: Trainer, module: ImageClassifier) -> list[float]:
-        structure = self.structure(trainer, module)
-
-        def network_at(rates: list[float]) -> nn.Module:
-            return structure.shape(structure.plan(rates, self.round_to))
-
-        scores = partial(group_scores, structure, module.model)
-        highest = [1 - rate for rate in structure.lowest]
-        rates = self.settle_rates(trainer, module, len(structure.blocks), network_at, scores, highest)
-        if self.budget is None:
-            try:
-                structure.plan(rates)
-            except ValueError as ex:
-                raise ValueError(f"rates={self.given_rates!r}: {ex}") from None
-        return rates
-
-    def decide(self, trainer: Trainer, module: ImageClassifier) -> Plan:
-        """The widths at the rates."""
-        self.settled = self._rates(trainer, module)
-        return self.structure(trainer, module).plan(self.settled, self.round_to)
+    def choices(self, trainer: Trainer, module: ImageClassifier) -> Choices:
+        """The blocks, each with a rate, scored by what their weights lose."""
+        structure: Structure = self.structure(trainer, module)
+        return Choices(
+            convs=[conv for convs in structure.blocks for conv in convs],
+            groups=len(structure.blocks),
+            plan=partial(structure.plan, round_to=self.round_to),
+            shape=structure.shape,
+            scores=partial(group_scores, structure, module.model),
+            highest=[1 - rate for rate in structure.lowest],
+        )
 
     def shrink(self, trainer: Trainer, module: ImageClassifier, plan: Plan) -> nn.Module:
         """Narrower blocks with sketched weights, the first process's on all."""
@@ -119,10 +108,6 @@ class FilterSketchPruning(FilterPruning):
         self._report = sketcher.report
         share_weights(network)  # another machine's linear algebra may round in another way
         return network
-
-    def convolutions(self, trainer: Trainer, module: ImageClassifier) -> list[str]:
-        """Those inside the blocks."""
-        return [conv for convs in self.structure(trainer, module).blocks for conv in convs]
 
     def measure(self, dense: nn.Module, plan: Plan, size: tuple[int, ...]) -> dict[str, float]:
         """How far the covariance of the sketched weights is from that of the full ones, on average and at most."""

@@ -12,14 +12,13 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from callbacks.evaluation import device_batches, in_float32, input_size, validation_top1
+from callbacks.evaluation import device_batches, in_float32, validation_top1
 from callbacks.interruption import interruptible
 from callbacks.nan_guard import NonFiniteError
 from callbacks.progress import progress
-from callbacks.pruning import FilterPruning, prunable
+from callbacks.pruning import Choices, FilterPruning, prunable
 from callbacks.pruning_figures import rank_histograms_figure, rank_spread, rank_stability_figure
 from callbacks.report import RunReport
-from callbacks.surgery import evaluating
 from lit_methods.backbones import (
     Plan,
     PrunePlan,
@@ -32,12 +31,8 @@ from lit_methods.backbones import (
 )
 from lit_methods.classification import ImageClassifier
 from lit_methods.functional.feature_rank import NonFiniteMapsError
-from lit_methods.hrank.functional import (
-    batch_ranks,
-    hrank_counter,
-    load_rank_scores,
-    save_rank_scores,
-)
+from lit_methods.functional.modes import evaluating
+from lit_methods.hrank.functional import batch_ranks, hrank_counter, load_rank_scores, save_rank_scores
 from lit_methods.hrank.structure import Structure, TableStructure, TracedStructure
 
 BLOCK_BY_BLOCK = ("resnet50",)  # layer-wise mode takes a whole block at a time, as the official code does
@@ -70,16 +65,23 @@ class HRankPruning(FilterPruning):
 
     Raises:
         ValueError: a rate outside [0, 1), the wrong number of rates, a target that cannot be met, an untrained network
-            with ``at_epoch=0``, a network without a table of prunable convolutions.
+            with ``at_epoch=0``, a network in which neither a table nor tracing finds filters that can go.
 
     Source:
         HRank, arXiv 2002.10179, section 3. Differences from the official code: filters are really removed (it sets
         weights to zero), ranks come from unaugmented images in a fixed order, and the best epoch is chosen on a
         validation split (it uses the test set). ``"oneshot"`` is the authors' later recommendation (HRankPlus).
         Layers with rate 0 get no stage of their own in ``"layerwise"``; ResNet-50 goes block by block, as theirs does.
+
+    Example:
+        >>> HRankPruning(rates="[0.1]+[0.4]*18", at_epoch=8).stage_epochs("resnet20")
+        [8]
+        >>> HRankPruning(rates=0.4, at_epoch=8, mode="layerwise", epochs_per_layer=5).stage_epochs("resnet20")[:3]
+        [8, 13, 18]
     """
 
     meaning = "is outside [0, 1); a rate is the fraction that is removed"
+    from_trace = TracedStructure
 
     @staticmethod
     def usable(rate: float) -> bool:
@@ -114,7 +116,7 @@ class HRankPruning(FilterPruning):
             raise ValueError(f"epochs_per_layer={epochs_per_layer} and num_images={num_images} must be at least 1")
         if not 0 <= freeze_fraction <= 1:
             raise ValueError(f"freeze_fraction={freeze_fraction} is outside [0, 1]")
-        self.residual: Literal["live", "scatter"] = residual
+        self.from_table = partial(TableStructure, residual=residual)
         self.mode, self.epochs_per_layer = mode, epochs_per_layer
         self.num_images, self.augmented, self.max_bytes = num_images, augmented, max_bytes
         self.score_file, self.freeze_fraction = scores, freeze_fraction
@@ -122,12 +124,6 @@ class HRankPruning(FilterPruning):
         self.best: dict[str, Any] = dict(NOTHING_YET)  # of the running stage, for layerwise
         self.batch_means: dict[str, np.ndarray] = {}  # of the rank pass: (batches, C) per convolution
         self._frozen: list[tuple[Tensor, Tensor, Tensor]] | None = None
-
-    def find_structure(self, trainer: Trainer, module: ImageClassifier) -> Structure:
-        """What can be removed of this network: by its table, else by tracing it."""
-        if module.arch is not None:
-            return TableStructure(module.arch, module.hparams["num_classes"], self.residual)
-        return TracedStructure(module.full_network(), input_size(trainer, module))
 
     def stage_epochs(self, arch: Any) -> list[int]:
         """One epoch for ``"oneshot"``; for ``"layerwise"`` one per group of convolutions with a rate above zero."""
@@ -147,7 +143,7 @@ class HRankPruning(FilterPruning):
         return list(stages.values())
 
     def check(self, trainer: Trainer, module: ImageClassifier) -> None:
-        """The number of rates or the target, and where the images for the ranks come from."""
+        """Where the images for the ranks come from, and whether there are as many."""
         super().check(trainer, module)
         if self.score_file is None and not hasattr(getattr(trainer, "datamodule", None), "calibration_dataloader"):
             raise ValueError(
@@ -156,26 +152,23 @@ class HRankPruning(FilterPruning):
             )
         if self.mode == "layerwise" and module.arch is None:
             raise ValueError("mode='layerwise' needs a network with a table, a key of BACKBONES; leave mode out")
-        structure = self.structure(trainer, module)
         if self.score_file is None:
-            self._images(trainer)  # refuses a number that the data does not have, before hours of training
-            scores = _stand_ins(structure.points)
-        else:
-            scores = load_rank_scores(self.score_file, structure.points)
-        try:
-            structure.plan(scores, self._rates(trainer, module, structure, scores), self.round_to)
-        except ValueError as ex:
-            raise ValueError(f"rates={self.given_rates!r}: {ex}" if self.budget is None else str(ex)) from None
+            self._images(trainer)
 
-    def _rates(
-        self, trainer: Trainer, module: ImageClassifier, structure: Structure, scores: dict[str, Tensor]
-    ) -> list[float]:
-        def network_at(rates: list[float]) -> nn.Module:
-            return structure.shape(structure.plan(scores, rates, self.round_to))
-
-        return self.settle_rates(
-            trainer, module, len(structure.groups), network_at, partial(structure.group_scores, scores)
+    def choices(self, trainer: Trainer, module: ImageClassifier) -> Choices:
+        """The groups of filters that share a rate, scored by rank; by stand-ins as long as no ranks are taken."""
+        structure: Structure = self.structure(trainer, module)
+        scores = self.scores or self._scores_of_file(structure.points) or _stand_ins(structure.points)
+        return Choices(
+            convs=[point.conv for point in structure.points],
+            groups=len(structure.groups),
+            plan=partial(structure.plan, scores, round_to=self.round_to),
+            shape=structure.shape,
+            scores=partial(structure.group_scores, scores),
         )
+
+    def _scores_of_file(self, points: list[PrunePoint]) -> dict[str, Tensor] | None:
+        return None if self.score_file is None else load_rank_scores(self.score_file, points)
 
     def _images(self, trainer: Trainer) -> DataLoader:
         return trainer.datamodule.calibration_dataloader(self.num_images, augmented=self.augmented)  # type: ignore[attr-defined]
@@ -184,14 +177,12 @@ class HRankPruning(FilterPruning):
 
     def decide(self, trainer: Trainer, module: ImageClassifier) -> Plan:
         """Select by rank: all convolutions at once, or those of the stages so far."""
-        structure = self.structure(trainer, module)
+        structure: Structure = self.structure(trainer, module)
         if self.scores is None:
-            if self.score_file is not None:
-                self.scores = load_rank_scores(self.score_file, structure.points)
-            else:
-                self.scores = self._rank_pass(trainer, module, structure.points)
+            points = structure.points
+            self.scores = self._scores_of_file(points) or self._rank_pass(trainer, module, points)
         if self.settled is None:
-            self.settled = self._rates(trainer, module, structure, self.scores)
+            self.settled = self.settle_rates(trainer, module)
             self._show_ranks(trainer, structure.plan(self.scores, self.settled, self.round_to))
         rates = self.settled
         if self.mode == "layerwise" and module.arch is not None:
@@ -203,10 +194,6 @@ class HRankPruning(FilterPruning):
     def shrink(self, trainer: Trainer, module: ImageClassifier, plan: Plan) -> nn.Module:
         """The kept filters, cut out."""
         return cut_network(module.model, plan)
-
-    def convolutions(self, trainer: Trainer, module: ImageClassifier) -> list[str]:
-        """Those that were ranked."""
-        return [point.conv for point in self.structure(trainer, module).points]
 
     def _rank_pass(self, trainer: Trainer, module: ImageClassifier, points: list[PrunePoint]) -> dict[str, Tensor]:
         """Mean rank of every filter over the calibration images of all processes."""

@@ -166,7 +166,7 @@ class Interruption(Callback):
     beginning or the end of a validation, after an epoch.
 
     Args:
-        requeue: whether a SLURM job asks to be started again.
+        requeue: whether a SLURM job asks to be started again; ``False`` leaves its warning signal to others.
     """
 
     def __init__(self, requeue: bool = True) -> None:

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
+
+from lit_methods.functional.processes import gather_objects
 
 FILE = "nan_batches.jsonl"
 _KEPT = 1000  # batches of one step at most; without steps there would be ever more
@@ -124,7 +125,7 @@ class NaNGuard(Callback):
         bad = torch.stack([~value.isfinite().all().to(pl_module.device) for value in checked]).any()
         if not trainer.strategy.reduce(bad.float(), reduce_op="sum"):  # equal on all ranks
             return
-        found = _gather((self._batches(trainer), self._bad_gradients(trainer, pl_module, optimizer)))
+        found = gather_objects((self._batches(trainer), self._bad_gradients(trainer, pl_module, optimizer)))
         batches = [line for lines, _ in found for line in lines]
         gradients: list[str] = next((names for _, names in found if names), [])
         if not gradients and not any("loss" in line["not_finite"] for line in batches):
@@ -277,15 +278,6 @@ def _tensors(data: Any) -> Iterator[Tensor]:
     elif isinstance(data, Mapping | list | tuple):
         for value in data.values() if isinstance(data, Mapping) else data:
             yield from _tensors(value)
-
-
-def _gather(mine: Any) -> list[Any]:
-    """Plain objects of all processes in the order of their ranks."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return [mine]
-    found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, mine)
-    return found
 
 
 def _scaler(trainer: Trainer) -> Any:

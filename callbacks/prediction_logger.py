@@ -9,9 +9,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.report import RunReport
-from callbacks.surgery import evaluating
 from lit_methods.contract import Predicts
 from lit_methods.functional.drawing import grid
+from lit_methods.functional.modes import evaluating
 
 
 class PredictionLogger(Callback):
@@ -21,7 +21,10 @@ class PredictionLogger(Callback):
 
     Args:
         num_images: pictures in the grid, at most one batch.
-        every_n_epochs: draw the validation grid every so many epochs.
+        every_n_epochs: draw the validation grid every so many epochs, the first one included.
+
+    Raises:
+        ValueError: one of them is below 1; during a run: the module has no ``draw``.
     """
 
     def __init__(self, num_images: int = 16, every_n_epochs: int = 1) -> None:

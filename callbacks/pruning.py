@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
-from callbacks.complexity_logger import ComplexityLogger
-from callbacks.evaluation import DenseReference, input_size, validation_top1
+from callbacks.dense import COLUMNS, DenseReference, comparison
+from callbacks.evaluation import input_size, validation_top1
 from callbacks.pruning_figures import kept_filters_figure
 from callbacks.report import RunReport
 from callbacks.surgery import (
@@ -26,11 +25,32 @@ from callbacks.surgery import (
     share_buffers,
 )
 from lit_methods.backbones import Plan, PrunePlan, find_backbone, planned_channels, read_plan
-from lit_methods.backbones.weights import load_weights, read_weights, untrained
+from lit_methods.backbones.weights import untrained
 from lit_methods.classification import ImageClassifier
 from lit_methods.functional import count_macs, parse_rates
 from lit_methods.functional.budget import Allocation, Budget
 from lit_methods.functional.rates import format_rates, round_rate_up
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a method can remove of a network, and what each removal leaves.
+
+    Args:
+        convs: names of the convolutions that can lose filters, in forward order.
+        groups: how many rates the network takes.
+        plan: what stays at one rate per group.
+        shape: the network under a plan, for its costs; it may lie on the meta device.
+        scores: gives, per group, one number for each of its filters, comparable between groups.
+        highest: per group the highest fraction that can be removed; ``None`` is just below 1.
+    """
+
+    convs: list[str]
+    groups: int
+    plan: Callable[[Sequence[float]], Plan]
+    shape: Callable[[Plan], nn.Module]
+    scores: Callable[[], Sequence[Tensor]]
+    highest: Sequence[float] | None = None
 
 
 class FilterPruning(Callback, ABC):
@@ -55,6 +75,8 @@ class FilterPruning(Callback, ABC):
     """
 
     meaning: str  # what a number outside the range of rates is told
+    from_table: Callable[..., Any]  # key of ``BACKBONES``, number of classes -> the structure of such a network
+    from_trace: Callable[..., Any]  # full network, (C, H, W) -> the structure of one that was given as an object
 
     def __init__(
         self,
@@ -93,32 +115,17 @@ class FilterPruning(Callback, ABC):
         self.settled: list[float] | None = None  # the rate of every group, once it is known
         self.stages_done = 0
         self.results: dict[str, float] = {}
-        self.dense_checkpoint: str | None = None
         self._resumed = False
         self._structure: Any = None
-        self._dense: DenseReference | None = None
+        self._dense = DenseReference()
 
     @abstractmethod
-    def find_structure(self, trainer: Trainer, module: ImageClassifier) -> Any:
-        """What the method can remove of this network."""
-
-    def structure(self, trainer: Trainer, module: ImageClassifier) -> Any:
-        """The same, looked for once a run: tracing a network takes seconds."""
-        if self._structure is None:
-            self._structure = self.find_structure(trainer, module)
-        return self._structure
-
-    @abstractmethod
-    def decide(self, trainer: Trainer, module: ImageClassifier) -> Plan:
-        """What stays of the full network after stage ``stages_done``; asked for on every process."""
+    def choices(self, trainer: Trainer, module: ImageClassifier) -> Choices:
+        """What can be removed of this network, by all that is known of it so far."""
 
     @abstractmethod
     def shrink(self, trainer: Trainer, module: ImageClassifier, plan: Plan) -> nn.Module:
         """The small network with its weights, made of the module's."""
-
-    @abstractmethod
-    def convolutions(self, trainer: Trainer, module: ImageClassifier) -> list[str]:
-        """Names of the convolutions that can lose filters, for the report."""
 
     @staticmethod
     @abstractmethod
@@ -152,7 +159,8 @@ class FilterPruning(Callback, ABC):
         module = prunable(pl_module)
         if self.stages_done == 0:
             self.check(trainer, module)
-        self._bring_dense_along(trainer)
+            self.settle_rates(trainer, module)  # what does not fit is said now, not after hours of training
+        self._dense.follow(trainer)
         # a resumed run gets its optimiser state back after this hook, for the network of the checkpoint
         if self.at_epoch == 0 and self.stages_done == 0 and not self._resumed:
             if untrained(module.model):
@@ -192,33 +200,39 @@ class FilterPruning(Callback, ABC):
 
     # -- how much ---------------------------------------------------------------------------------------------------
 
-    def settle_rates(
-        self,
-        trainer: Trainer,
-        module: ImageClassifier,
-        groups: int,
-        network_at: Callable[[list[float]], nn.Module],
-        scores: Callable[[], Sequence[Tensor]],
-        highest: Sequence[float] | None = None,
-    ) -> list[float]:
+    def decide(self, trainer: Trainer, module: ImageClassifier) -> Plan:
+        """What stays of the full network after stage ``stages_done``; asked for on every process."""
+        self.settled = self.settle_rates(trainer, module)
+        return self.choices(trainer, module).plan(self.settled)
+
+    def structure(self, trainer: Trainer, module: ImageClassifier) -> Any:
+        """What the method sees in the network: by its table, else by tracing it, which takes seconds; once a run."""
+        if self._structure is None and module.arch is not None:
+            self._structure = self.from_table(module.arch, module.hparams["num_classes"])
+        elif self._structure is None:
+            self._structure = self.from_trace(module.full_network(), input_size(trainer, module))
+        return self._structure
+
+    def settle_rates(self, trainer: Trainer, module: ImageClassifier) -> list[float]:
         """One rate per group: those given, or those that meet the target.
 
-        Args:
-            trainer: the running trainer.
-            module: its module.
-            groups: how many rates the network takes.
-            network_at: the network at such rates, for its costs.
-            scores: gives, per group, one number for each of its filters, comparable between groups.
-            highest: per group the highest fraction that can be removed.
+        Raises:
+            ValueError: they do not fit the network, or the target cannot be met.
         """
+        choices = self.choices(trainer, module)
         if self.budget is None:
-            return self.listed_rates(groups)
-        removed = self.budget.rates(
-            lambda fractions: network_at([self.from_removed(fraction) for fraction in fractions]),
-            scores(),
-            input_size=input_size(trainer, module),
-            highest=highest,
-        )
+            rates = self.listed_rates(choices.groups)
+            try:
+                choices.plan(rates)
+            except ValueError as ex:
+                raise ValueError(f"rates={self.given_rates!r}: {ex}") from None
+            return rates
+
+        def network_at(fractions: list[float]) -> nn.Module:
+            return choices.shape(choices.plan([self.from_removed(fraction) for fraction in fractions]))
+
+        size = input_size(trainer, module)
+        removed = self.budget.rates(network_at, choices.scores(), input_size=size, highest=choices.highest)
         return [self.from_removed(fraction) for fraction in removed]
 
     def listed_rates(self, groups: int) -> list[float]:
@@ -230,7 +244,7 @@ class FilterPruning(Callback, ABC):
     def _prune(self, trainer: Trainer, module: ImageClassifier) -> None:
         share_buffers(module)  # what is measured from here on is measured on one network
         if self.stages_done == 0:
-            self._keep_dense(trainer, module)
+            self._dense.keep(trainer)
         self._refuse_nan(trainer, module)
         before = validation_top1(trainer, module)
         plan = read_plan(trainer.strategy.broadcast(self.decide(trainer, module).to_dict()))
@@ -258,20 +272,6 @@ class FilterPruning(Callback, ABC):
     def _rounding(self) -> str:
         return f", round_to={self.round_to}" if self.round_to > 1 else ""
 
-    def _keep_dense(self, trainer: Trainer, module: ImageClassifier) -> None:
-        path = Path(trainer.default_root_dir, "dense.ckpt").absolute()
-        trainer.save_checkpoint(path, weights_only=True)
-        self.dense_checkpoint = str(path)
-
-    def _bring_dense_along(self, trainer: Trainer) -> None:
-        """A run that goes on in another directory, or whose directory was moved, has its dense network there too."""
-        if self.dense_checkpoint is None:
-            return
-        here, there = Path(trainer.default_root_dir, "dense.ckpt").absolute(), Path(self.dense_checkpoint)
-        if trainer.is_global_zero and there.is_file() and there != here:
-            shutil.copyfile(there, here)
-        self.dense_checkpoint = str(here)
-
     def _record(self, trainer: Trainer, module: ImageClassifier, plan: Plan, before: float | None) -> None:
         dense, size = module.full_network(), input_size(trainer, module)
         if before is not None and (after := validation_top1(trainer, module)) is not None:
@@ -286,7 +286,7 @@ class FilterPruning(Callback, ABC):
         self.results = trainer.strategy.broadcast(self.results)  # some are of one process's own images
         for logger in trainer.loggers:  # not self.log: on_fit_start has no step yet
             logger.log_metrics(self.results, step=trainer.global_step)
-        convs = self.convolutions(trainer, module)
+        convs = self.choices(trainer, module).convs
         filters, kept = (
             {conv: len(network.get_parameter(f"{conv}.weight")) for conv in convs} for network in (dense, module.model)
         )
@@ -304,56 +304,28 @@ class FilterPruning(Callback, ABC):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Get the dense network back, after a fit that pruned."""
-        if self.dense_checkpoint is None:
-            return
-        # the first process reads: others may have no access to its disk, and all must agree
-        found = trainer.is_global_zero and Path(self.dense_checkpoint).is_file()
-        tensors = trainer.strategy.broadcast(read_weights(self.dense_checkpoint)[0] if found else None)
-        if tensors is None:
-            rank_zero_warn(f"{self.dense_checkpoint} is gone: the dense network is not tested beside the pruned one")
-            return
-        module = prunable(pl_module)
-        network = module.full_network()
-        load_weights(network, tensors, self.dense_checkpoint)
-        network = trainer.precision_plugin.convert_module(network.to(module.device))
-        self._dense = DenseReference(network, module.hparams["num_classes"])
+        if self._dense.path is not None:
+            self._dense.load(trainer, prunable(pl_module))
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
     ) -> None:
         """The dense network's answer to the same batch."""
-        if self._dense is not None:
-            with trainer.precision_plugin.forward_context():  # as the pruned network
-                self._dense.update(prunable(pl_module).normalize(batch["image"]), batch["label"])
+        if self._dense.path is not None:
+            self._dense.update(trainer, prunable(pl_module), batch)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log ``test/dense_top1``."""
-        if self._dense is not None:
-            pl_module.log("test/dense_top1", self._dense.top1(), sync_dist=True)  # equal on all already
-            self._dense = None
+        if (top1 := self._dense.top1()) is not None:
+            pl_module.log("test/dense_top1", top1, sync_dist=True)  # equal on all already
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The table ``prune/dense_against_pruned``: accuracies, MACs, parameters, file size, latency."""
-        if not self.results:
-            return
-        logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        rows: list[list[Any]] = [
-            [
-                "val/top1 around surgery",
-                self.results.get("prune/val_top1_before", ""),
-                self.results.get("prune/val_top1_after", ""),
-            ],
-            ["test/top1", logged.get("test/dense_top1", ""), logged.get("test/top1", "")],
-            ["MACs", self.results["prune/dense_macs"], self.results["prune/macs"]],
-            ["parameters", self.results["prune/dense_params"], self.results["prune/params"]],
-        ]
-        if (complexity := ComplexityLogger.of(trainer)) is not None:
-            measured = complexity.summary()
-            rows += [
-                [name, measured.get(f"complexity/dense_{name}", ""), measured.get(f"complexity/{name}", "")]
-                for name in ("file_bytes", "latency_ms")
-            ]
-        RunReport.of(trainer).table(trainer, "prune/dense_against_pruned", ["", "dense", "pruned"], rows)
+        if self.results:
+            rows = comparison(trainer, self.results)
+            RunReport.of(trainer).table(trainer, "prune/dense_against_pruned", COLUMNS, rows)
+
+    # -- what is left of it -------------------------------------------------------------------------------------------
 
     def summary(self) -> dict[str, float | str]:
         """``prune/*`` and ``rates`` for ``summary.json``; empty where nothing was pruned."""
@@ -365,7 +337,7 @@ class FilterPruning(Callback, ABC):
             "stages_done": self.stages_done,
             "settled": self.settled,
             "results": dict(self.results),
-            "dense_checkpoint": self.dense_checkpoint,
+            "dense_checkpoint": self._dense.path,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -373,7 +345,7 @@ class FilterPruning(Callback, ABC):
         self.stages_done = state_dict["stages_done"]
         self.settled = state_dict.get("settled")
         self.results = dict(state_dict["results"])
-        self.dense_checkpoint = state_dict["dense_checkpoint"]
+        self._dense.path = state_dict["dense_checkpoint"]
 
 
 def _read_rates(rates: Any) -> list[float] | float | None:

@@ -13,18 +13,8 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Stochast
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from lit_methods.functional.modes import evaluating
-
-__all__ = [
-    "end_averaging",
-    "evaluating",
-    "forget_old_network",
-    "refuse_averages_that_cannot_follow",
-    "refuse_unequal",
-    "replace_network",
-    "share_buffers",
-    "share_weights",
-]
+from lit_methods.functional.modes import evaluating as evaluating  # what surgery decides on is measured under it
+from lit_methods.functional.processes import gather_objects, in_company
 
 
 def replace_network(trainer: Trainer, module: LightningModule, network: nn.Module) -> None:
@@ -59,7 +49,7 @@ def share_buffers(network: nn.Module) -> None:
     After a training step each process has those of its own batches; DDP evens them out only before the next step. What
     measures the network in between must see one and the same.
     """
-    if dist.is_available() and dist.is_initialized():
+    if in_company():
         for buffer in network.buffers():
             dist.broadcast(buffer, src=0)
 
@@ -67,7 +57,7 @@ def share_buffers(network: nn.Module) -> None:
 def share_weights(network: nn.Module) -> None:
     """Give every process the weights and buffers of the first."""
     share_buffers(network)
-    if dist.is_available() and dist.is_initialized():
+    if in_company():
         for parameter in network.parameters():
             dist.broadcast(parameter.data, src=0)
 
@@ -78,14 +68,13 @@ def refuse_unequal(network: nn.Module) -> None:
     Raises:
         RuntimeError: they differ; on every process.
     """
-    if not (dist.is_available() and dist.is_initialized()):
+    if not in_company():
         return
     checksum = 0
     for name, tensor in network.state_dict().items():
         content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
         checksum = zlib.crc32(content, zlib.crc32(f"{name} {tuple(tensor.shape)}".encode(), checksum))
-    found = [0] * dist.get_world_size()
-    dist.all_gather_object(found, checksum)
+    found = gather_objects(checksum)
     if len(set(found)) > 1:
         raise RuntimeError(
             f"the processes have different networks after surgery (checksums {', '.join(f'{c:08x}' for c in found)}): "

@@ -19,54 +19,52 @@ from datamodules.transforms import crop_and_flip
 
 @dataclass(frozen=True)
 class _Layout:
-    """The files of one data set, as its authors packed them."""
+    """The files of one data set, as its authors packed them, and their MD5."""
 
     folder: str
     archive: str
-    train: tuple[str, ...]
-    test: tuple[str, ...]
-    meta: str
     label_key: str
     names_key: str
-    md5: dict[str, str]
+    train: dict[str, str]
+    test: dict[str, str]
+    meta: str
+    meta_md5: str
+
+    @property
+    def md5(self) -> dict[str, str]:
+        return self.train | self.test | {self.meta: self.meta_md5}
 
     @property
     def files(self) -> tuple[str, ...]:
-        return (*self.train, *self.test, self.meta)
+        return tuple(self.md5)
 
 
 LAYOUTS = {
     "cifar10": _Layout(
         folder="cifar-10-batches-py",
         archive="cifar-10-python.tar.gz",
-        train=tuple(f"data_batch_{number}" for number in range(1, 6)),
-        test=("test_batch",),
-        meta="batches.meta",
         label_key="labels",
         names_key="label_names",
-        md5={
+        train={
             "data_batch_1": "c99cafc152244af753f735de768cd75f",
             "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
             "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
             "data_batch_4": "634d18415352ddfa80567beed471001a",
             "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
-            "test_batch": "40351d587109b95175f43aff81a1287e",
-            "batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
         },
+        test={"test_batch": "40351d587109b95175f43aff81a1287e"},
+        meta="batches.meta",
+        meta_md5="5ff9c542aee3614f3951f8cda6e48888",
     ),
     "cifar100": _Layout(
         folder="cifar-100-python",
         archive="cifar-100-python.tar.gz",
-        train=("train",),
-        test=("test",),
-        meta="meta",
         label_key="fine_labels",
         names_key="fine_label_names",
-        md5={
-            "train": "16019d7e3df5f24257cddd939b257f8d",
-            "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
-            "meta": "7973b15100ade9c7d40fb424638fde48",
-        },
+        train={"train": "16019d7e3df5f24257cddd939b257f8d"},
+        test={"test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
+        meta="meta",
+        meta_md5="7973b15100ade9c7d40fb424638fde48",
     ),
 }
 
@@ -103,6 +101,11 @@ class TensorImages(LabelledImages):
         labels: ``(N,)`` int64.
         seed: decides the augmentation.
         flip: whether the mirrored picture still shows its class.
+
+    Example:
+        >>> images = TensorImages(torch.arange(12, dtype=torch.uint8).view(2, 3, 1, 2), np.array([7, 8]))
+        >>> images[1]["label"], images[1]["image"].flatten().tolist()
+        (tensor(8), [6, 7, 8, 9, 10, 11])
     """
 
     def __init__(self, images: Tensor, labels: NDArray[np.int64], seed: int = 0, flip: bool = True) -> None:
@@ -213,6 +216,11 @@ def read_digits(train: bool) -> tuple[Tensor, NDArray[np.int64]]:
 
     Returns:
         ``(N, 3, 32, 32)`` uint8 and ``(N,)`` int64: 1438 for training, 359 for the test.
+
+    Example:
+        >>> images, labels = read_digits(train=False)
+        >>> tuple(images.shape), labels.dtype
+        ((359, 3, 32, 32), dtype('int64'))
     """
     from sklearn.datasets import load_digits
 
@@ -287,7 +295,7 @@ def _check_class_count(content: Any, name: str, path: Path) -> None:
 def _find(name: str, root: str | Path) -> tuple[Path, list[str]]:
     """The folder of the data set, and the files that are missing there."""
     layout, root = LAYOUTS[name], Path(root)
-    inside = any((root / file).is_file() for file in (layout.meta, *layout.train, *layout.test))
+    inside = any((root / file).is_file() for file in layout.files)
     folder = root if inside else root / layout.folder
     return folder, [file for file in layout.files if not (folder / file).is_file()]
 

@@ -7,7 +7,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -16,6 +15,7 @@ from datamodules.classification import ImageClassificationDataModule, LabelledIm
 from datamodules.draws import AUGMENT, uniforms
 from datamodules.transforms import CROP_DRAWS, random_resized_crop, resize_and_center_crop, to_uint8
 from lit_methods.functional.pictures import BadImageError, list_images, read_rgb, resize_side
+from lit_methods.functional.processes import gather_objects
 
 TRAIN_FOLDERS = ("train", "ILSVRC2012_img_train")
 TEST_FOLDERS = ("val", "ILSVRC2012_img_val")
@@ -135,6 +135,16 @@ class ImageNetDataModule(ImageClassificationDataModule):
     Raises:
         FileNotFoundError: ``root`` holds neither folder.
         ValueError: an argument is out of range, or train and val have different classes.
+
+    Example:
+        >>> import tempfile
+        >>> from datamodules.demo import write_imagenet
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     data = ImageNetDataModule(str(write_imagenet(root)), batch_size=2, num_workers=0, image_size=64)
+        ...     data.setup("test")
+        ...     batch = next(iter(data.test_dataloader()))
+        >>> data.class_names[:2], tuple(batch["image"].shape), batch["label"].tolist()
+        (['tench', 'goldfish'], (2, 3, 64, 64), [0, 0])
     """
 
     def __init__(
@@ -156,12 +166,8 @@ class ImageNetDataModule(ImageClassificationDataModule):
             raise ValueError(f"image_size must be between 1 and resize_size={resize_size}, got {image_size}")
         if on_bad_image not in ("raise", "skip"):
             raise ValueError(f'on_bad_image must be "raise" or "skip", got {on_bad_image!r}')
-        self.root, self.image_size, self.resize_size, self.on_bad_image = (
-            Path(root),
-            image_size,
-            resize_size,
-            on_bad_image,
-        )
+        self.root, self.on_bad_image = Path(root), on_bad_image
+        self.image_size, self.resize_size = image_size, resize_size
         self.classes = self._find_classes()
         readable = _readable_names(self.root / "classes.tsv")
         self.class_names = [readable.get(name, name) for name in self.classes]
@@ -180,11 +186,9 @@ class ImageNetDataModule(ImageClassificationDataModule):
 
     def teardown(self, stage: str) -> None:
         """Tell all processes what each of them could not read."""
-        if dist.is_available() and dist.is_initialized():
-            for split in self._splits():
-                rows: list[list[int]] = [[] for _ in range(dist.get_world_size())]
-                dist.all_gather_object(rows, torch.nonzero(split.bad).flatten().tolist())
-                split.bad[[row for found in rows for row in found]] = True
+        for split in self._splits():
+            found = gather_objects(torch.nonzero(split.bad).flatten())
+            split.bad[torch.cat(found)] = True
 
     def _splits(self) -> list[ImageFolders]:
         return [split for split in (self._train, self._test) if isinstance(split, ImageFolders)]

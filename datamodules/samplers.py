@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Sampler
 
 from datamodules.draws import ORDER, permutation
+from lit_methods.functional.processes import in_company
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -197,11 +198,10 @@ def refuse_replaced_samplers(trainer: Trainer | None) -> None:
 
 
 def _world(num_replicas: int | None, rank: int | None) -> tuple[int, int]:
-    ready = dist.is_available() and dist.is_initialized()
     if num_replicas is None:
-        num_replicas = dist.get_world_size() if ready else 1
+        num_replicas = dist.get_world_size() if in_company() else 1
     if rank is None:
-        rank = dist.get_rank() if ready else 0
+        rank = dist.get_rank() if in_company() else 0
     if not 0 <= rank < num_replicas:
         raise ValueError(f"rank must be between 0 and num_replicas - 1 = {num_replicas - 1}, got {rank}")
     return num_replicas, rank

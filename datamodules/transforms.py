@@ -68,6 +68,11 @@ def crop_and_flip(images: Tensor, draws: NDArray[np.float64], padding: int = 4, 
 
     Returns:
         ``(B, C, H, W)`` of the same dtype.
+
+    Example:
+        >>> crop_and_flip(torch.tensor([[[[1, 2], [3, 4]]]]), np.array([[0.5, 0.5, 0.4]]), padding=1)
+        tensor([[[[2, 1],
+                  [4, 3]]]])
     """
     corner = torch.from_numpy((draws[:, :2] * (2 * padding + 1)).astype(np.int64))
     images = pad_crop(images, corner[:, 0], corner[:, 1], padding)
@@ -124,6 +129,10 @@ def random_resized_crop(image: Image.Image, draws: NDArray[np.float64], size: in
 
     Returns:
         RGB, ``size`` x ``size``; bilinear with antialiasing.
+
+    Example:
+        >>> random_resized_crop(Image.new("RGB", (50, 40)), np.full(CROP_DRAWS + 1, 0.5), size=32).size
+        (32, 32)
     """
     window = image.crop(random_resized_crop_box(*image.size, draws[:CROP_DRAWS]))
     window = window.resize((size, size), Image.Resampling.BILINEAR)
@@ -140,6 +149,10 @@ def resize_and_center_crop(image: Image.Image, resize_size: int = 256, size: int
 
     Returns:
         RGB, ``size`` x ``size``; bilinear with antialiasing, as torchvision's ``Resize`` and ``CenterCrop``.
+
+    Example:
+        >>> resize_and_center_crop(Image.new("RGB", (50, 40)), resize_size=36, size=32).size
+        (32, 32)
     """
     return center_crop(resize(image, [resize_size]), [size, size])
 

@@ -53,6 +53,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Every byte is checked first, and nothing in the file is executed.
 
+    Args:
+        path: a local file that a run wrote.
+
+    Returns:
+        Lightning's dict, among others ``state_dict``, ``hyper_parameters``, ``loops`` and ``callbacks``.
+
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, not a checkpoint of a run, or not a local file.
@@ -123,8 +129,20 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
     What processes that were killed have left behind in the same directory is removed first.
 
+    Args:
+        path: of the file; its directory is made where it does not exist.
+
     Raises:
         DiskFullError: there is no space.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "numbers")
+        ...     with replacing(path) as file:
+        ...         before, _ = path.exists(), file.write(b"123")
+        ...     before, path.read_bytes()
+        (False, b'123')
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path.parent)

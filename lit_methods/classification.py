@@ -24,6 +24,7 @@ from lit_methods.backbones.weights import load_weights, read_weights, untrained
 from lit_methods.contract import Described, ExportGraph
 from lit_methods.functional.drawing import caption
 from lit_methods.functional.modes import evaluating
+from lit_methods.functional.schedule import lr_factor
 
 
 class Normalize(nn.Module):
@@ -31,7 +32,11 @@ class Normalize(nn.Module):
 
     Args:
         mean: per channel; ``None`` leaves the pixels as they are.
-        std: per channel.
+        std: per channel, positive.
+
+    Example:
+        >>> Normalize([0.5] * 3, [0.25] * 3)(torch.ones(1, 3, 1, 1)).flatten()
+        tensor([2., 2., 2.])
     """
 
     mean: Tensor
@@ -376,43 +381,6 @@ class ImageClassifier(Described, LightningModule):
         self.hparams["start_epoch"] = saved.get("start_epoch", 0)
         if self._trainer is not None:  # now: else its float64 weights (64-true) pass through float32 ones
             self._trainer.precision_plugin.convert_module(self)
-
-
-def lr_factor(
-    *, schedule: str, epochs: int, milestones: list[int], gamma: float, warmup: int, steps_per_epoch: int = 1
-) -> Callable[[int], float]:
-    """Factor on the learning rate as a function of the steps since the schedule began.
-
-    Args:
-        schedule: ``"multistep"`` or ``"cosine"``.
-        epochs: length of the schedule.
-        milestones: epochs at which ``"multistep"`` multiplies by ``gamma``.
-        gamma: factor at a milestone.
-        warmup: epochs of linear rise; the factor of step k of n is (k + 1) / n there.
-        steps_per_epoch: optimiser steps per epoch; 1 where the scheduler is stepped per epoch.
-
-    Source:
-        HRankPlus, ImageNet: linear warm-up over the first 5 epochs per step, then
-        ``0.5 (1 + cos(pi (e - 5) / (E - 5)))`` per epoch e, or a tenth per milestone.
-
-    Example:
-        >>> f = lr_factor(schedule="multistep", epochs=30, milestones=[5, 10], gamma=0.1, warmup=0)
-        >>> [round(f(step), 3) for step in (0, 4, 5, 10)]
-        [1.0, 1.0, 0.1, 0.01]
-        >>> f = lr_factor(schedule="cosine", epochs=9, milestones=[], gamma=0.1, warmup=5, steps_per_epoch=2)
-        >>> [round(f(step), 3) for step in (0, 4, 10, 14, 15)]
-        [0.1, 0.5, 1.0, 0.5, 0.5]
-    """
-
-    def factor(step: int) -> float:
-        if step < warmup * steps_per_epoch:
-            return (step + 1) / (warmup * steps_per_epoch)
-        epoch = min(step // steps_per_epoch, epochs) if schedule == "cosine" else step // steps_per_epoch
-        if schedule == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / max(1, epochs - warmup)))
-        return gamma ** sum(epoch >= milestone for milestone in milestones)
-
-    return factor
 
 
 def _check(hparams: Mapping[str, Any]) -> None:

@@ -17,6 +17,12 @@ class ExportGraph:
         inputs: example inputs; those that share a dynamic batch have two entries or more.
         dynamic_shapes: per input, under its name in ``module.forward`` and in that order, axis -> ``torch.export.Dim``.
         outputs: names of what it gives, in order.
+
+    Example:
+        >>> import torch
+        >>> axes = {"input": {0: torch.export.Dim("batch")}}
+        >>> ExportGraph(nn.Linear(4, 2), (torch.zeros(2, 4),), axes, outputs=("logits",)).outputs
+        ('logits',)
     """
 
     module: nn.Module

@@ -79,6 +79,10 @@ class Predictor:
 def find_pictures(paths: Iterable[str | Path]) -> list[Path]:
     """The picture files among ``paths``: folders are walked, in sorted order; files named outright are all taken.
 
+    Args:
+        paths: files and folders; in folders, files that begin with a dot or are no pictures by their ending are passed
+            over.
+
     Raises:
         FileNotFoundError: a path does not exist.
         ValueError: there is no picture in any of them.
@@ -100,8 +104,15 @@ def find_pictures(paths: Iterable[str | Path]) -> list[Path]:
 def as_image(picture: Picture) -> Tensor:
     """One picture of any accepted kind as float32 (3, H, W) in [0, 1].
 
+    Args:
+        picture: a path, a PIL image, an RGB array (H, W, 3) uint8, or a floating point tensor (3, H, W) in [0, 1].
+
     Raises:
         ValueError: another shape, type or range.
+
+    Example:
+        >>> as_image(np.full((1, 2, 3), 51, np.uint8))[:, 0, 0]
+        tensor([0.2000, 0.2000, 0.2000])
     """
     if isinstance(picture, str | Path):
         picture = read_rgb(picture)
@@ -133,6 +144,10 @@ def fit_size(image: Tensor, size: Sequence[int] | None) -> Tensor:
     Args:
         image: (3, H, W) in [0, 1].
         size: (C, H, W) that comes out; ``None`` leaves the image as it is.
+
+    Example:
+        >>> fit_size(torch.rand(3, 300, 400), [3, 224, 224]).shape
+        torch.Size([3, 224, 224])
     """
     if size is None or tuple(image.shape[1:]) == tuple(size[1:]):
         return image
@@ -153,6 +168,9 @@ def prepare_inputs(
 
     Yields:
         ``{"image": (B, 3, H, W)}``, float32 in [0, 1], in the order of ``paths``.
+
+    Raises:
+        ValueError: a file cannot be read as a picture.
     """
     step = batch_size if input_size else 1
     for start in range(0, len(paths), step):

@@ -22,7 +22,10 @@ def current_job() -> str | None:
 
 
 def claim(run_dir: Path) -> None:
-    """Note that this job writes there; once all its processes know where that is."""
+    """Note in a run's directory that this job writes there; nothing outside of jobs.
+
+    To be called once all processes of the job know the directory: from then on ``restarted`` says so.
+    """
     if job := current_job():
         (run_dir / MARK).write_text(f"{job}\n", encoding="utf-8")
 
@@ -36,7 +39,7 @@ def restarted(run_dir: Path) -> bool:
 
 
 def requeue() -> bool:
-    """Ask SLURM to start this job again; whether it will, else with a warning."""
+    """Ask SLURM to start this job again by ``scontrol requeue``; whether it will. If not, a warning says why."""
     job = current_job() or ""
     if not re.fullmatch(r"[0-9_]+", job):
         rank_zero_warn(f"not requeued: SLURM_JOB_ID={job!r} is no job number")

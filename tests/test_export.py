@@ -173,6 +173,9 @@ def test_a_graph_that_differs_leaves_no_file(tmp_path, kind):
     with pytest.raises(ExportError, match=rf"classifier\.{suffix}: differs from the module by 1 of its largest output"):
         export_module(module, tmp_path / "export", [kind], repeats=1)
     assert not list(tmp_path.iterdir())
+    if kind == "torch":  # whoever can live with it says so
+        (file,) = export_module(module, tmp_path / "export", [kind], repeats=1, tolerance=1.5)
+        assert file.relative == pytest.approx(1, abs=1e-5)
 
 
 def test_what_was_there_stays_where_the_new_export_fails(tmp_path):

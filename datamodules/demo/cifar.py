@@ -39,7 +39,8 @@ def write_cifar(
         )
     folder = Path(root) / layout.folder
     folder.mkdir(parents=True, exist_ok=True)
-    counts = {file: train_per_class // len(layout.train) for file in layout.train} | {layout.test[0]: test_per_class}
+    per_file = train_per_class // len(layout.train)
+    counts = dict.fromkeys(layout.train, per_file) | dict.fromkeys(layout.test, test_per_class)
     for number, (file, per_class) in enumerate(counts.items(), 1):
         random = np.random.default_rng([seed, number])
         labels = random.permutation(np.repeat(np.arange(classes), per_class))

@@ -1,54 +1,40 @@
+"""HRankPruning inside a fit."""
+
 import csv
-import sys
 
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.testing import assert_close
 
-from callbacks import ComplexityLogger, HRankPruning
-from datamodules import CIFARDataModule
+from callbacks import HRankPruning
 from lit_methods import HRank
 from lit_methods.backbones import BACKBONES, Backbone, build_backbone, prune_model, prune_points
 from lit_methods.backbones.plan import PrunePlan
-from lit_methods.backbones.weights import untrained
 from lit_methods.cli import main
 from lit_methods.functional import count_macs
 from lit_methods.hrank.functional import load_rank_scores, rank_scores, select_filters
+from tests.pruning_fits import SMALL, STEPS, Untrainable, digits, fit, module_of, prune_at_once
 from tests.tiny import TinyNet, tiny_points
 
-SMALL = {"limit_train_batches": 3, "limit_val_batches": 2, "limit_test_batches": 2, "num_sanity_val_steps": 0}
+RATE = {"rates": 0.5, "at_epoch": 1, "num_images": 40}
 
 
-def digits(**kwargs):
-    return CIFARDataModule("digits", **{"batch_size": 32, "num_workers": 0} | kwargs)
+class Never(Untrainable, HRank):
+    pass
 
 
-def tiny(arch="tiny", **kwargs):
-    data = digits()
-    return HRank(arch, num_classes=10, mean=data.mean, std=data.std, **{"lr": 0.05} | kwargs)
-
-
-def fit(make_trainer, callback, module=None, epochs=2, data=None, extra=(), **kwargs):
-    module, data = module or tiny(), data or digits()
-    trainer = make_trainer(max_epochs=epochs, callbacks=[*extra, callback], **SMALL | kwargs)
-    trainer.fit(module, datamodule=data)
-    return trainer, module
-
-
-def test_prunes_in_the_middle_by_rank_of_the_network_as_it_is_then(make_trainer, tmp_path):
-    seen = []
+def test_prunes_in_the_middle_by_rank_of_the_network_as_it_is_then(quick_trainer, tmp_path):
+    widths = []
 
     class Noting(HRank):
         def on_train_batch_start(self, batch, batch_idx):
-            seen.append((self.current_epoch, self.model.body.conv1.out_channels))
+            widths.append(self.model.body.conv1.out_channels)
 
-    data = digits()
-    module = Noting("tiny", num_classes=10, mean=data.mean, std=data.std, lr=0.05, finetune_lr=0.01)
+    data, module = digits(), module_of(Noting, finetune_lr=0.01)
     callback = HRankPruning(rates="[0.5]+[0.25]*2", at_epoch=1, num_images=40)
-    fit(make_trainer, callback, module, epochs=3)
-    assert [width for epoch, width in seen] == [8] * 3 + [4] * 6
+    fit(quick_trainer, callback, module, epochs=3)
+    assert widths == [8] * STEPS + [4] * 2 * STEPS
     assert module.hparams["start_epoch"] == 1
     assert module.trainer.optimizers[0].param_groups[0]["lr"] == 0.01
 
@@ -65,9 +51,9 @@ def test_prunes_in_the_middle_by_rank_of_the_network_as_it_is_then(make_trainer,
     assert load_rank_scores(tmp_path / "rank_scores.npz", "tiny").keys() == scores.keys()
 
 
-def test_surgery_keeps_the_weights_and_the_optimiser_trains_all_of_them(make_trainer, tmp_path):
-    module = tiny()
-    fit(make_trainer, HRankPruning(rates=0.5, at_epoch=1, num_images=40), module, epochs=2)
+def test_surgery_keeps_the_weights_and_the_optimiser_trains_all_of_them(quick_trainer, tmp_path):
+    module = module_of(HRank)
+    fit(quick_trainer, HRankPruning(**RATE), module, epochs=2)
     dense = HRank.load_from_checkpoint(tmp_path / "dense.ckpt", weights_only=True).model
     at_surgery = prune_model(dense, PrunePlan.from_dict(module.hparams["plan"]))
     for (name, before), after in zip(at_surgery.named_parameters(), module.model.parameters(), strict=True):
@@ -77,35 +63,33 @@ def test_surgery_keeps_the_weights_and_the_optimiser_trains_all_of_them(make_tra
     assert trained == {id(p) for p in module.model.parameters()}
 
 
-def test_without_pruning_the_run_is_bit_equal_up_to_there(make_trainer, tmp_path):
+def test_without_pruning_the_run_is_bit_equal_up_to_there(quick_trainer, tmp_path):
     """No global random state is used: a run that prunes at epoch 1 equals one that never does until then."""
     weights = []
-    for callback in (HRankPruning(rates=0.5, at_epoch=1, num_images=40), None):
+    for callback in (HRankPruning(**RATE), None):
         torch.manual_seed(3)
-        module = tiny()
-        trainer = make_trainer(max_epochs=2, callbacks=[callback] if callback else [], **SMALL)
+        module = module_of(HRank)
+        trainer = quick_trainer(max_epochs=2, callbacks=[callback] if callback else [], **SMALL)
         trainer.fit(module, datamodule=digits())
         weights.append(torch.rand(4))
         if callback:
             dense = HRank.load_from_checkpoint(tmp_path / "dense.ckpt", weights_only=True).model.state_dict()
     assert_close(weights[0], weights[1], rtol=0, atol=0)
     torch.manual_seed(3)
-    short = tiny()
-    make_trainer(max_epochs=1, **SMALL).fit(short, datamodule=digits())
+    short = module_of(HRank)
+    quick_trainer(max_epochs=1, **SMALL).fit(short, datamodule=digits())
     assert_close(dense, short.model.state_dict(), rtol=0, atol=0)
 
 
-def test_at_epoch_zero_prunes_before_the_first_batch(make_trainer):
-    module = tiny()
-    fit(make_trainer, HRankPruning(rates=0.5, at_epoch=5), module, epochs=1)  # trains
-    widths = []
+def test_at_epoch_zero_prunes_before_the_first_batch(quick_trainer):
+    module, widths = module_of(HRank, warm=True), []
 
     class Noting(HRankPruning):
         def on_train_start(self, trainer, pl_module):
             widths.append(pl_module.model.body.conv3.out_channels)
 
     callback = Noting(rates=0.5, at_epoch=0, num_images=40)
-    fit(make_trainer, callback, module, epochs=1)
+    fit(quick_trainer, callback, module, epochs=1)
     assert widths == [8]
     summary = callback.summary()
     assert summary["prune/macs"] == count_macs(module.model)
@@ -114,38 +98,22 @@ def test_at_epoch_zero_prunes_before_the_first_batch(make_trainer):
     assert 0 <= summary["prune/val_top1_after"] <= 1
 
 
-def test_dense_and_pruned_are_tested_side_by_side(make_trainer, tmp_path):
-    callback, data = HRankPruning(rates=0.5, at_epoch=1, num_images=40), digits()
-    trainer, module = fit(make_trainer, callback, data=data, extra=[ComplexityLogger(repeats=1)])
-    result = trainer.test(module, datamodule=data, verbose=False)[0]
-    dense = HRank.load_from_checkpoint(tmp_path / "dense.ckpt", weights_only=True)
-    expected = make_trainer(**SMALL).test(dense, datamodule=data, verbose=False)[0]
-    assert result["test/dense_top1"] == pytest.approx(expected["test/top1"])
-    rows = list(csv.reader((tmp_path / "tables" / "prune_dense_against_pruned.csv").open()))
-    assert [row[0] for row in rows[1:]] == [
-        "val/top1 around surgery", "test/top1", "MACs", "parameters", "file_bytes", "latency_ms",
-    ]  # fmt: skip
-    assert float(rows[2][1]) == pytest.approx(expected["test/top1"])
-    assert all(float(cell) > 0 for row in rows[3:] for cell in row[1:])
-
-
-def test_layerwise_removes_layer_after_layer_and_ends_like_one_plan(make_trainer):
+def test_layerwise_removes_layer_after_layer_and_ends_like_one_plan(quick_trainer):
     widths = []
 
     class Noting(HRank):
         def on_train_batch_start(self, batch, batch_idx):
             widths.append([getattr(self.model.body, f"conv{i}").out_channels for i in (1, 2, 3)])
 
-    data = digits()
-    module = Noting("tiny", num_classes=10, mean=data.mean, std=data.std, lr=0.05)
+    module = module_of(Noting)
     callback = HRankPruning(rates="[0.5]+[0.0]+[0.5]", at_epoch=1, mode="layerwise", epochs_per_layer=2, num_images=40)
-    fit(make_trainer, callback, module, epochs=5)
-    assert widths == [[8, 12, 16]] * 3 + [[4, 12, 16]] * 6 + [[4, 12, 8]] * 6
+    fit(quick_trainer, callback, module, epochs=5)
+    assert widths == [[8, 12, 16]] * STEPS + [[4, 12, 16]] * 2 * STEPS + [[4, 12, 8]] * 2 * STEPS
     assert module.hparams["plan"]["keep"].keys() == {"body.conv1", "body.conv3"}
     assert callback.stages_done == 2
 
 
-def test_layerwise_goes_on_from_the_best_epoch_of_the_stage(make_trainer):
+def test_layerwise_goes_on_from_the_best_epoch_of_the_stage(quick_trainer):
     top1 = [0.9, 0.2, 0.5, 0.6, 0.8, 0.7]  # stages of two epochs: the best are the first and the second one
     after_epoch, at_surgery = [], []
 
@@ -162,13 +130,23 @@ def test_layerwise_goes_on_from_the_best_epoch_of_the_stage(make_trainer):
             at_surgery.append({k: v.clone() for k, v in module.model.state_dict().items()})
             return plan
 
-    data = digits()
-    module = Scripted("tiny", num_classes=10, mean=data.mean, std=data.std, lr=0.05)
-    module.model(torch.rand(8, 3, 32, 32))  # batch statistics: a network that has seen data
+    module = module_of(Scripted, warm=True)
     callback = Noting(rates=0.5, at_epoch=0, mode="layerwise", epochs_per_layer=2, num_images=40)
-    fit(make_trainer, callback, module, epochs=6)
+    fit(quick_trainer, callback, module, epochs=6)
     assert_close(at_surgery[1], after_epoch[0], rtol=0, atol=0)
     assert_close(at_surgery[2], after_epoch[3], rtol=0, atol=0)
+
+
+def test_layerwise_with_a_module_that_logs_something_else(quick_trainer):
+    class Silent(HRank):
+        def validation_step(self, batch, batch_idx):
+            self.log("val/other", 1.0)
+
+    module = module_of(Silent)
+    callback = HRankPruning(rates=0.5, at_epoch=1, mode="layerwise", epochs_per_layer=1, num_images=40)
+    fit(quick_trainer, callback, module, epochs=4)
+    assert callback.stages_done == 3
+    assert callback.best["top1"] >= 0
 
 
 def test_resnet50_goes_block_by_block():
@@ -176,10 +154,10 @@ def test_resnet50_goes_block_by_block():
     assert stages == [3 + 10 * i for i in range(17)]
 
 
-def test_frozen_filters_stay_and_the_others_move(make_trainer, tmp_path):
-    module = tiny()
-    callback = HRankPruning(rates=0.5, at_epoch=1, num_images=40, freeze_fraction=0.5)
-    fit(make_trainer, callback, module, epochs=3)
+def test_frozen_filters_stay_and_the_others_move(quick_trainer, tmp_path):
+    module = module_of(HRank)
+    callback = HRankPruning(**RATE, freeze_fraction=0.5)
+    fit(quick_trainer, callback, module, epochs=3)
     dense = HRank.load_from_checkpoint(tmp_path / "dense.ckpt", weights_only=True).model
     before = prune_model(dense, PrunePlan.from_dict(module.hparams["plan"]))
     keep = module.hparams["plan"]["keep"]["body.conv3"]
@@ -190,19 +168,32 @@ def test_frozen_filters_stay_and_the_others_move(make_trainer, tmp_path):
         assert same == (i in highest)
 
 
-def test_ranks_from_a_file_need_no_images(make_trainer, tmp_path):
-    module, data = tiny(), digits()
-    callback = HRankPruning(rates=0.5, at_epoch=1, num_images=40)
-    fit(make_trainer, callback, module)
+def test_ranks_from_a_file_need_no_images(quick_trainer, tmp_path):
+    module, data = module_of(HRank), digits()
+    callback = HRankPruning(**RATE)
+    fit(quick_trainer, callback, module)
     again = HRankPruning(rates=0.5, at_epoch=1, scores=str(tmp_path / "rank_scores.npz"))
     data.calibration_dataloader = None
-    other = tiny()
-    fit(make_trainer, again, other, data=data)
+    other = module_of(HRank)
+    fit(quick_trainer, again, other, data=data)
     assert other.hparams["plan"] == module.hparams["plan"]
 
 
+def test_options_of_the_rank_pass(quick_trainer):
+    """Working memory changes no rank, augmentation does; the plan says what residual sums carry."""
+    scores, plans = [], []
+    for options in ({}, {"max_bytes": 1, "residual": "scatter"}, {"augmented": True}):
+        torch.manual_seed(0)
+        callback = HRankPruning(rates=0.5, num_images=40, **options)
+        plans.append(prune_at_once(quick_trainer, callback, "tiny").hparams["plan"])
+        scores.append(callback.scores)
+    assert_close(scores[1], scores[0], rtol=0, atol=0)
+    assert plans[1] == plans[0] | {"residual": "scatter"}
+    assert any(not torch.equal(scores[2][conv], scores[0][conv]) for conv in scores[0])
+
+
 def test_reports(make_trainer, tmp_path):
-    fit(make_trainer, HRankPruning(rates=0.5, at_epoch=1, num_images=64))
+    fit(make_trainer, HRankPruning(**RATE))
     names = {path.name for path in (tmp_path / "pictures").iterdir()}
     assert names == {"prune_kept_filters.png", "prune_rank_histograms.png", "prune_rank_stability.png"}
     kept = list(csv.DictReader((tmp_path / "tables" / "prune_kept_filter_ids.csv").open()))
@@ -213,129 +204,78 @@ def test_reports(make_trainer, tmp_path):
     assert all(0 <= float(row["lowest"]) <= float(row["mean_rank"]) <= float(row["highest"]) <= 16 for row in ranks)
 
 
-class TestRefusals:
-    @pytest.mark.parametrize(
-        ("kwargs", "message"),
-        [
-            ({"rates": 1.0}, r"1.0 is outside \[0, 1\)"),
-            ({"rates": "[0.5]+[1.5]"}, "1.5"),
-            ({"rates": [-0.1]}, "-0.1"),
-            ({"rates": 0.5, "at_epoch": -1}, "at_epoch=-1"),
-            ({"rates": 0.5, "num_images": 0}, "num_images=0"),
-            ({"rates": 0.5, "epochs_per_layer": 0}, "epochs_per_layer=0"),
-            ({"rates": 0.5, "freeze_fraction": 1.5}, "freeze_fraction=1.5"),
-            ({"rates": 0.5, "mode": "one-shot"}, "mode='one-shot' must be"),
-            ({"rates": 0.5, "residual": "Live"}, "residual='Live' must be"),
-        ],
-    )
-    def test_arguments(self, kwargs, message):
-        with pytest.raises(ValueError, match=message):
-            HRankPruning(**kwargs)
-
-    def test_untrained_network(self, make_trainer):
-        with pytest.raises(ValueError, match=r"no trained weights: give model\.base_checkpoint"):
-            fit(make_trainer, HRankPruning(rates=0.5, at_epoch=0, num_images=40))
-
-    def test_pruned_network(self, make_trainer):
-        module = tiny(plan={"arch": "tiny", "keep": {"body.conv1": [0, 1]}, "residual": "live"})
-        with pytest.raises(ValueError, match="pruned already"):
-            fit(make_trainer, HRankPruning(rates=0.5, at_epoch=1, num_images=40), module)
-
-    def test_number_of_rates(self, make_trainer):
-        with pytest.raises(ValueError, match=r"tiny takes 3 rates, got 2"):
-            fit(make_trainer, HRankPruning(rates="[0.5]*2", at_epoch=1))
-
-    def test_more_images_than_there_are(self, make_trainer):
-        with pytest.raises(ValueError, match=r"num_images must be between 1 and the \d+ training images"):
-            fit(make_trainer, HRankPruning(rates=0.5, at_epoch=1, num_images=10**6))
-
-    def test_network_without_a_table_and_without_the_extra(self, make_trainer, monkeypatch):
-        monkeypatch.setitem(sys.modules, "torch_pruning", None)
-        module = HRank(build_backbone("tiny", 10), num_classes=10)
-        with pytest.raises(
-            ValueError, match=r"pip install 'lit-methods\[prune\]'; or add a table: BACKBONES\['my_net'\]"
-        ):
-            fit(make_trainer, HRankPruning(rates=0.5, at_epoch=1), module)
-
-    def test_scores_of_another_network(self, make_trainer, tmp_path):
-        np.savez(tmp_path / "scores.npz", **{"layer1.0.conv1": np.zeros(16)})
-        with pytest.raises(ValueError, match=r"layer1\.0\.conv1"):
-            fit(make_trainer, HRankPruning(rates=0.5, at_epoch=1, scores=str(tmp_path / "scores.npz")))
-
-    def test_scores_that_lack_a_convolution(self, make_trainer, tmp_path):
-        np.savez(tmp_path / "scores.npz", **{"body.conv1": np.zeros(8)})
-        with pytest.raises(ValueError, match=r"scores of 'body\.conv2'"):
-            fit(make_trainer, HRankPruning(rates=0.5, at_epoch=1, scores=str(tmp_path / "scores.npz")))
-
-    def test_network_that_does_not_know_its_channels(self, make_trainer, monkeypatch):
-        class Bare(TinyNet):
-            def __init__(self, *args, **kwargs):
-                super().__init__(*args, **kwargs)
-                del self.kept_channels
-
-        monkeypatch.setitem(BACKBONES, "bare", Backbone(Bare, tiny_points))
-        with pytest.raises(ValueError, match="kept_channels must tell"):
-            fit(make_trainer, HRankPruning(rates=0.5, at_epoch=1, num_images=40), tiny("bare"))
-
-    def test_a_run_that_is_too_short_is_one_warning(self, make_trainer):
-        callback = HRankPruning(rates=0.5, at_epoch=7, num_images=40)
-        with pytest.warns(UserWarning, match=r"ended after 1 epochs with 0 of 1 prunings done"):
-            fit(make_trainer, callback, epochs=1)
-        assert callback.summary() == {}
-
-
-def test_untrained_sees_only_fresh_batch_norms():
-    net = build_backbone("tiny", 10)
-    assert untrained(net)
-    net(torch.rand(4, 3, 32, 32))
-    assert not untrained(net)
-    assert not untrained(build_backbone("tiny_nobn", 10))  # nothing to tell by
-    assert untrained(torch.nn.SyncBatchNorm.convert_sync_batchnorm(build_backbone("tiny", 10)))
-
-
-def test_without_validation_nothing_is_claimed_about_it(make_trainer):
-    callback = HRankPruning(rates=0.5, at_epoch=1, num_images=40)
-    fit(make_trainer, callback, limit_val_batches=0)
+def test_without_validation_nothing_is_claimed_about_it(quick_trainer):
+    callback = HRankPruning(**RATE)
+    fit(quick_trainer, callback, limit_val_batches=0)
     assert "prune/macs" in callback.summary()
     assert not [key for key in callback.summary() if "val" in key]
 
 
-def test_bfloat16_weights_run_through_ranks_and_both_tests(make_trainer):
-    callback, data = HRankPruning(rates=0.5, at_epoch=1, num_images=40), digits()
-    trainer, module = fit(make_trainer, callback, data=data, precision="bf16-true")
+def test_bfloat16_weights_run_through_ranks_and_both_tests(quick_trainer):
+    callback, data = HRankPruning(**RATE), digits()
+    trainer, module = fit(quick_trainer, callback, data=data, precision="bf16-true")
     result = trainer.test(module, datamodule=data, verbose=False)[0]
     assert 0 <= result["test/dense_top1"] <= 1
     assert all(scores.dtype == torch.float64 for scores in callback.scores.values())
 
 
-def test_layerwise_with_a_module_that_logs_something_else(make_trainer):
-    class Silent(HRank):
-        def validation_step(self, batch, batch_idx):
-            self.log("val/other", 1.0)
-
-    data = digits()
-    module = Silent("tiny", num_classes=10, mean=data.mean, std=data.std, lr=0.05)
-    callback = HRankPruning(rates=0.5, at_epoch=1, mode="layerwise", epochs_per_layer=1, num_images=40)
-    fit(make_trainer, callback, module, epochs=4)
-    assert callback.stages_done == 3
-    assert callback.best["top1"] >= 0
+# -- mistakes -------------------------------------------------------------------------------------------------------
 
 
-def test_the_dense_network_follows_a_run_that_was_moved(make_trainer, tmp_path):
-    callback, data = HRankPruning(rates=0.5, at_epoch=1, num_images=40), digits()
-    trainer, _ = fit(make_trainer, callback, data=data, default_root_dir=str(tmp_path / "old"))
-    trainer.save_checkpoint(tmp_path / "old" / "last.ckpt")
-    (tmp_path / "old").rename(tmp_path / "new")
-    again = HRankPruning(rates=0.5, at_epoch=1, num_images=40)
-    trainer = make_trainer(max_epochs=3, callbacks=[again], **SMALL | {"default_root_dir": str(tmp_path / "new")})
-    module = tiny()
-    trainer.fit(module, datamodule=data, ckpt_path=tmp_path / "new" / "last.ckpt", weights_only=True)
-    assert "test/dense_top1" in trainer.test(module, datamodule=data, verbose=False)[0]
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rates": 1.0}, r"1.0 is outside \[0, 1\)"),
+        ({"rates": "[0.5]+[1.5]"}, "1.5"),
+        ({"rates": [-0.1]}, "-0.1"),
+        ({"rates": 0.5, "num_images": 0}, "num_images=0"),
+        ({"rates": 0.5, "epochs_per_layer": 0}, "epochs_per_layer=0"),
+        ({"rates": 0.5, "freeze_fraction": 1.5}, "freeze_fraction=1.5"),
+        ({"rates": 0.5, "mode": "one-shot"}, "mode='one-shot' must be"),
+        ({"rates": 0.5, "residual": "Live"}, "residual='Live' must be"),
+        ({"target_macs": 0.5, "mode": "layerwise"}, "target_macs=0.5 with mode='layerwise'"),
+    ],
+)
+def test_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        HRankPruning(**arguments)
 
 
-def test_a_network_that_diverged_is_not_pruned(make_trainer):
-    with pytest.raises(MisconfigurationException, match=r"before epoch 1: training has diverged; lower model\.lr"):
-        fit(make_trainer, HRankPruning(rates=0.5, at_epoch=1, num_images=40), tiny(lr=1e30), epochs=2)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rates": "[0.5]*2"}, r"rates='\[0\.5\]\*2': tiny takes 3 rates, got 2"),
+        ({"rates": 0.5, "num_images": 10**6}, r"num_images must be between 1 and the \d+ training images"),
+    ],
+)
+def test_rates_and_images_that_do_not_fit_are_refused_before_training(quick_trainer, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        fit(quick_trainer, HRankPruning(at_epoch=5, **arguments), module_of(Never))
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ({"layer1.0.conv1": np.zeros(16)}, r"layer1\.0\.conv1"),
+        ({"body.conv1": np.zeros(8)}, r"scores of 'body\.conv2'"),
+    ],
+)
+def test_scores_of_another_network_are_refused_before_training(quick_trainer, tmp_path, scores, message):
+    np.savez(tmp_path / "scores.npz", **scores)
+    callback = HRankPruning(rates=0.5, at_epoch=5, scores=str(tmp_path / "scores.npz"))
+    with pytest.raises(ValueError, match=message):
+        fit(quick_trainer, callback, module_of(Never))
+
+
+def test_a_network_that_does_not_know_its_channels(quick_trainer, monkeypatch):
+    class Bare(TinyNet):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            del self.kept_channels
+
+    monkeypatch.setitem(BACKBONES, "bare", Backbone(Bare, tiny_points))
+    with pytest.raises(ValueError, match="kept_channels must tell"):
+        fit(quick_trainer, HRankPruning(**RATE), module_of(Never, "bare"))
 
 
 def test_maps_that_overflow_are_one_line(cifar10_root, tmp_path, capsys):

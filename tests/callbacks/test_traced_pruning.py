@@ -8,7 +8,6 @@ from torch import nn
 from torch.testing import assert_close
 
 from callbacks import FilterSketchPruning, HRankPruning
-from datamodules import CIFARDataModule
 from lit_methods import FilterSketch, HRank
 from lit_methods.backbones import TracedPlan, read_plan
 from lit_methods.backbones.traced import channel_groups
@@ -17,6 +16,7 @@ from lit_methods.filter_sketch.functional import sketch_conv_weight
 from lit_methods.filter_sketch.model import Sketcher
 from lit_methods.filter_sketch.structure import TracedStructure
 from lit_methods.hrank.functional import rank_scores
+from tests.pruning_fits import SMALL, digits, fit
 
 SIZE = (3, 32, 32)
 
@@ -59,15 +59,6 @@ def warm() -> Stranger:
     return network.eval()
 
 
-def fit(make_trainer, module, callback, epochs=2, **kwargs):
-    data = CIFARDataModule("digits", batch_size=32)
-    trainer = make_trainer(
-        max_epochs=epochs, callbacks=[callback], limit_train_batches=2, limit_val_batches=1, **kwargs
-    )
-    trainer.fit(module, datamodule=data, ckpt_path=kwargs.get("ckpt_path"))
-    return trainer
-
-
 def test_what_is_sketched_and_what_is_cut():
     network = warm()
     structure = TracedStructure(network, SIZE)
@@ -92,11 +83,9 @@ def test_what_is_sketched_and_what_is_cut():
 
 def test_ranks_decide_which_channels_stay(make_trainer):
     callback = HRankPruning(rates="[0.0]+[0.5]", at_epoch=0, num_images=40)
-    network = warm()
-    module = HRank(network, num_classes=10)
-    fit(make_trainer, module, callback, epochs=1)
+    module, data = HRank(warm(), num_classes=10), digits()
+    fit(make_trainer, callback, module, epochs=1)
     points = callback._structure.points
-    data = CIFARDataModule("digits", batch_size=32)
     data.setup("fit")
     images = (data.on_after_batch_transfer(b, 0)["image"] for b in data.calibration_dataloader(40))
     ranks = rank_scores(warm(), images, points)
@@ -113,10 +102,10 @@ def test_ranks_decide_which_channels_stay(make_trainer):
         (HRank, lambda: HRankPruning(target_params=0.6, at_epoch=1, num_images=40, allocation="global")),
     ],
 )
-def test_a_checkpoint_needs_the_network_again_and_no_extra(make_trainer, tmp_path, monkeypatch, kind, callback):
+def test_a_checkpoint_needs_the_network_again_and_no_extra(quick_trainer, tmp_path, monkeypatch, kind, callback):
     torch.manual_seed(0)
     module, pruning = kind(Stranger(), num_classes=10), callback()
-    trainer = fit(make_trainer, module, pruning)
+    trainer, _ = fit(quick_trainer, pruning, module)
     name = "macs" if pruning.budget.target_macs else "params"
     assert pruning.summary()[f"prune/{name}"] <= 0.6 * pruning.summary()[f"prune/dense_{name}"]
     trainer.save_checkpoint(tmp_path / "last.ckpt")
@@ -129,19 +118,16 @@ def test_a_checkpoint_needs_the_network_again_and_no_extra(make_trainer, tmp_pat
     assert torch.equal(again.eval()(images), module.eval()(images))
     with pytest.raises(ValueError, match=r"given as an object, not for 'resnet20'.*backbone=network"):
         kind("resnet20", plan=plan)
-    trainer.test(module, datamodule=CIFARDataModule("digits", batch_size=64), verbose=False)  # the dense one beside it
+    trainer.test(module, datamodule=digits(), verbose=False)  # the dense one beside it
     assert "test/dense_top1" in trainer.callback_metrics
 
 
-def test_resume_after_pruning_is_bit_equal(make_trainer, tmp_path, monkeypatch):
-    def run(epochs, **kwargs):
+def test_resume_after_pruning_is_bit_equal(quick_trainer, tmp_path, monkeypatch):
+    def run(epochs, **checkpoint):
         torch.manual_seed(0)
         module = FilterSketch(Stranger(), num_classes=10, lr=0.05)
-        data = CIFARDataModule("digits", batch_size=32)
-        trainer = make_trainer(
-            max_epochs=epochs, callbacks=[FilterSketchPruning(0.5, at_epoch=1)], limit_train_batches=2
-        )
-        trainer.fit(module, datamodule=data, **kwargs)
+        trainer = quick_trainer(max_epochs=epochs, callbacks=[FilterSketchPruning(0.5, at_epoch=1)], **SMALL)
+        trainer.fit(module, datamodule=digits(), **checkpoint)
         return trainer, module
 
     _, whole = run(3)
@@ -152,20 +138,25 @@ def test_resume_after_pruning_is_bit_equal(make_trainer, tmp_path, monkeypatch):
     assert_close(resumed.state_dict(), whole.state_dict(), rtol=0, atol=0)
 
 
-def test_refusals(make_trainer):
-    with pytest.raises(ValueError, match="this Stranger takes 1 rates, got 2; give the fraction to keep of each block"):
-        fit(make_trainer, FilterSketch(warm(), num_classes=10), FilterSketchPruning([0.5, 0.5]))
-    with pytest.raises(
-        ValueError, match="this Stranger takes 2 rates, got 3; give the fraction to remove of each group"
-    ):
-        fit(make_trainer, HRank(warm(), num_classes=10), HRankPruning([0.5] * 3, num_images=40))
-    with pytest.raises(ValueError, match="mode='layerwise' needs a network with a table"):
-        fit(make_trainer, HRank(warm(), num_classes=10), HRankPruning(0.5, mode="layerwise", num_images=40))
+@pytest.mark.parametrize(
+    ("callback", "message"),
+    [
+        (FilterSketchPruning([0.5, 0.5]), "takes 1 rates, got 2; give the fraction to keep of each block"),
+        (HRankPruning([0.5] * 3, num_images=40), "takes 2 rates, got 3; give the fraction to remove of each group"),
+        (HRankPruning(0.5, mode="layerwise", num_images=40), "mode='layerwise' needs a network with a table"),
+    ],
+)
+def test_refusals(make_trainer, callback, message):
+    with pytest.raises(ValueError, match=message):
+        fit(make_trainer, callback, HRank(warm(), num_classes=10))
+
+
+def test_a_network_without_blocks(make_trainer):
     bare = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)
     )
     with pytest.raises(ValueError, match="nothing that FilterSketch could narrow"):
-        fit(make_trainer, FilterSketch(bare, num_classes=10), FilterSketchPruning(0.5))
+        fit(make_trainer, FilterSketchPruning(0.5), FilterSketch(bare, num_classes=10))
 
 
 def test_layers_with_shared_weights_are_left_alone():

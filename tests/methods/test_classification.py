@@ -1,4 +1,5 @@
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from torch.utils.data import DataLoader
 
 from datamodules import CIFARDataModule
 from lit_methods import HRank, ImageClassifier, Predictor
-from lit_methods.backbones import PrunePlan, apply_masks, build_backbone
+from lit_methods.backbones import BACKBONES, PrunePlan, apply_masks, build_backbone
+from lit_methods.backbones.resnet_cifar import CifarResNet, entry
 from lit_methods.backbones.weights import load_weights, read_weights
 from lit_methods.classification import lr_factor
 from lit_methods.contract import Exports, Predicts
@@ -76,8 +78,12 @@ def test_network_given_as_object_is_not_in_the_checkpoint(tmp_path, make_trainer
     assert_close(again.model.state_dict(), module.model.state_dict(), rtol=0, atol=0)
 
 
-def test_pruned_network_exports(tmp_path):
-    module = HRank("resnet20", num_classes=4, plan=PLAN, mean=[0.5] * 3, std=[0.25] * 3).eval()
+def test_pruned_network_exports(tmp_path, monkeypatch):
+    """One with residual sums, of which some lead to half the size."""
+    eight = partial(CifarResNet, 1)
+    monkeypatch.setitem(BACKBONES, "resnet8", entry(eight, blocks=1))
+    plan = PLAN | {"arch": "resnet8"}
+    module = HRank("resnet8", num_classes=4, plan=plan, mean=[0.5] * 3, std=[0.25] * 3).eval()
     assert isinstance(module, Predicts)
     assert isinstance(module, Exports)
     (file,) = export_module(module, tmp_path, ["torch"], repeats=1)
@@ -212,8 +218,8 @@ class TestSchedule:
         return rates
 
     def test_multistep(self, make_trainer, loader):
-        rates = self.run(make_trainer, loader, 3, lr=0.1, milestones=[1, 2])
-        assert rates == pytest.approx([0.1] * 3 + [0.01] * 3 + [0.001] * 3)
+        rates = self.run(make_trainer, loader, 3, lr=0.1, milestones=[1, 2], gamma=0.5)
+        assert rates == pytest.approx([0.1] * 3 + [0.05] * 3 + [0.025] * 3)
 
     def test_warmup_per_step_then_cosine_per_epoch(self, make_trainer, loader):
         rates = self.run(make_trainer, loader, 4, lr=0.6, schedule="cosine", warmup_epochs=2)
@@ -229,6 +235,12 @@ class TestSchedule:
         rates = self.run(make_trainer, loader, 9, lr=0.6, warmup_epochs=2, max_steps=4)
         assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4])
 
+    def test_cosine_of_a_network_that_was_pruned_in_epoch_one(self, make_trainer, loader):
+        module = ImageClassifier("tiny", num_classes=4, schedule="cosine", start_epoch=1)
+        make_trainer(max_epochs=5).fit(module, loader)
+        factor = module.lr_schedulers().lr_lambdas[0]  # counts from its own beginning, and ends with the run
+        assert [factor(epoch) for epoch in (0, 2, 4)] == pytest.approx([1, 0.5, 0])
+
     def test_factor_follows_the_formula(self):
         factor = lr_factor(schedule="cosine", epochs=90, milestones=[], gamma=0.1, warmup=5, steps_per_epoch=10)
         for epoch in (5, 40, 89):
@@ -238,6 +250,15 @@ class TestSchedule:
         plan = {"arch": "tiny", "keep": {"body.conv1": [0, 1]}, "residual": "live"}
         assert self.run(make_trainer, loader, 1, lr=0.1, finetune_lr=0.02, plan=plan)[0] == 0.02
         assert self.run(make_trainer, loader, 1, lr=0.1, plan=plan)[0] == 0.1
+
+
+def test_optimiser_and_loss_take_what_is_given(make_trainer, loader):
+    module = ImageClassifier("tiny", num_classes=4, momentum=0.7, weight_decay=0.03, label_smoothing=0.2)
+    make_trainer(fast_dev_run=True).fit(module, loader)
+    assert (module.optimizers().defaults["momentum"], module.optimizers().defaults["weight_decay"]) == (0.7, 0.03)
+    logits, label = torch.tensor([[2.0, 0.0, -1.0, 0.0]]), torch.tensor([0])
+    log_p = logits.log_softmax(1)[0]
+    assert float(module.loss(logits, {"label": label})) == pytest.approx(float(-0.8 * log_p[0] - 0.2 * log_p.mean()))
 
 
 @pytest.mark.parametrize(
