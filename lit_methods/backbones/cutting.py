@@ -1,4 +1,4 @@
-"""The cut itself: masks, and the small network made of the full one."""
+"""The cut of networks with a table: masks, and the small network made of the full one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lit_methods.backbones.plan import (
     planned_channels,
     planned_network,
 )
-from lit_methods.backbones.slicing import slice_network
+from lit_methods.backbones.slicing import copied_like, select, slice_network
 
 
 def apply_masks(model: nn.Module, plan: PrunePlan) -> None:
@@ -41,6 +41,12 @@ def apply_masks(model: nn.Module, plan: PrunePlan) -> None:
 
     Source:
         HRank, official code: masks on convolution and following batch norm.
+
+    Example:
+        >>> model = build_backbone("resnet20")
+        >>> apply_masks(model, PrunePlan("resnet20", {"layer1.0.conv1": [0, 5]}))
+        >>> model.layer1[0].conv1.weight.flatten(1).any(1).nonzero().flatten()
+        tensor([0, 5])
     """
     before = getattr(model, "kept_channels", {})
     after = planned_channels(plan)
@@ -92,20 +98,28 @@ def prune_model(model: nn.Module, plan: PrunePlan, residual: Literal["live", "sc
     for name, (outputs, inputs) in after.items():
         had_outputs, had_inputs = before.get(name, (None, None))
         copy_layer(
+            name,
             model.get_submodule(name),
             small.get_submodule(name),
             _places(outputs, had_outputs, name),
             _places(inputs, had_inputs, name),
-            name,
         )
     return small
 
 
 def cut_network(model: nn.Module, plan: Plan) -> nn.Module:
-    """The small network with those channels of a full one that a plan keeps.
+    """The small network with those channels of a full one that a plan keeps, by ``prune_model`` or ``slice_network``.
+
+    Args:
+        model: the full network of the plan; not changed.
+        plan: what stays.
 
     Raises:
         ValueError: a ``WidthPlan``, whose channels are none of the full network's; or the model does not fit the plan.
+
+    Example:
+        >>> cut_network(build_backbone("resnet20"), PrunePlan("resnet20", {"conv1": [0, 5, 9]})).conv1.out_channels
+        3
     """
     if isinstance(plan, WidthPlan):
         raise ValueError(
@@ -116,10 +130,18 @@ def cut_network(model: nn.Module, plan: Plan) -> nn.Module:
 
 
 def build_like(model: nn.Module, plan: Plan) -> nn.Module:
-    """A network under a plan, with fresh weights and as many classes, on the device and in the modes of ``model``.
+    """A network under a plan, with fresh weights, as like another one as it can be.
+
+    Args:
+        model: tells the number of classes (the outputs of its last linear layer), dtype, device and each module's mode.
+        plan: of a network with a table.
 
     Raises:
         ValueError: ``model`` has no linear layer.
+
+    Example:
+        >>> build_like(build_backbone("resnet20", 7), PrunePlan("resnet20", {})).fc.out_features
+        7
     """
     linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
     if not linear:
@@ -134,10 +156,22 @@ def build_like(model: nn.Module, plan: Plan) -> nn.Module:
 
 
 def check_layers(model: nn.Module, kept: Iterable[str], arch: str) -> None:
-    """Refuse a model with other layers than these.
+    """Refuse a model that has other layers with parameters than these.
+
+    Args:
+        model: whose layers are looked at.
+        kept: names of the layers.
+        arch: the network that has them, for the error.
 
     Raises:
         ValueError: a layer is missing on one of the two sides.
+
+    Example:
+        >>> check_layers(nn.Sequential(nn.Conv2d(3, 4, 3)), ["conv1"], "resnet20")
+        Traceback (most recent call last):
+            ...
+        ValueError: the plan is for arch 'resnet20', and the model, a Sequential, is another network: only one of the
+        two has a layer 'conv1'
     """
     have = layers_with_parameters(model)
     if odd := [name for name in kept if name not in have] or [name for name in have if name not in kept]:
@@ -165,31 +199,62 @@ def _places(wanted: Ids, present: Ids, name: str) -> Sequence[int] | None:
 
 
 def copy_layer(
+    name: str,
     source: nn.Module,
     target: nn.Module,
     rows: Sequence[int] | None = None,
     columns: Sequence[int] | None = None,
-    name: str = "",
 ) -> None:
-    """Give ``target`` the tensors of ``source``, cut to these output (rows) and input (columns) places."""
+    """Give one layer the tensors and settings of another, cut to these places.
+
+    Args:
+        name: the layer's, for the error.
+        source: not changed; parameters and buffers of modules inside it do not count.
+        target: takes copies, in place; it has the shapes of what is left.
+        rows: places of the outputs that stay, ``None`` for all.
+        columns: places of the inputs that stay, ``None`` for all.
+
+    Raises:
+        ValueError: what is left has other shapes than ``target``.
+
+    Example:
+        >>> small = nn.Linear(3, 2)
+        >>> copy_layer("fc", nn.Linear(3, 4), small, rows=[0, 3])
+    """
 
     def cut(tensor: Tensor, expected: Tensor) -> Tensor:
-        wide = tensor.detach()
+        thin = tensor.detach()
         for dim, places in enumerate((rows, columns)[: tensor.ndim]):
-            if places is not None and max(places) < wide.shape[dim]:
-                wide = wide.index_select(dim, torch.as_tensor(places, device=wide.device))
-        if wide.shape != expected.shape:
+            if places is not None and max(places) < thin.shape[dim]:  # else the shape below is wrong and told
+                thin = select(thin, dim, places)
+        if thin.shape != expected.shape:
             raise ValueError(
-                f"layer {name!r} has {tuple(tensor.shape)}, from which the plan would make {tuple(wide.shape)} "
+                f"layer {name!r} has {tuple(tensor.shape)}, from which the plan would make {tuple(thin.shape)} "
                 f"instead of {tuple(expected.shape)}; the model is not the network the plan is for"
             )
-        last = not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)  # 1x1 is both
-        return wide.clone(memory_format=torch.channels_last if last else torch.contiguous_format)
+        return copied_like(tensor, thin)
 
-    for key, old in source.named_parameters(recurse=False):
-        new = nn.Parameter(cut(old, target.get_parameter(key)), requires_grad=old.requires_grad)
-        setattr(target, key, new)
+    for key, parameter in source.named_parameters(recurse=False):
+        setattr(target, key, nn.Parameter(cut(parameter, target.get_parameter(key))))
     for key, buffer in source.named_buffers(recurse=False):
         setattr(target, key, cut(buffer, target.get_buffer(key)))
+    copy_settings(source, target)
+
+
+def copy_settings(source: nn.Module, target: nn.Module) -> None:
+    """Give one layer what another has beside its tensors: which parameters are frozen, and what a norm computes with.
+
+    Args:
+        source: not changed.
+        target: a layer with parameters of the same names; changed in place.
+
+    Example:
+        >>> norm = nn.BatchNorm2d(4)
+        >>> copy_settings(nn.BatchNorm2d(8, eps=0.25).requires_grad_(False), norm)
+        >>> norm.eps, norm.weight.requires_grad
+        (0.25, False)
+    """
+    for key, parameter in source.named_parameters(recurse=False):
+        target.get_parameter(key).requires_grad = parameter.requires_grad
     if isinstance(source, _BatchNorm) and isinstance(target, _BatchNorm):
         target.eps, target.momentum = source.eps, source.momentum

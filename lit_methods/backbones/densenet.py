@@ -13,7 +13,13 @@ _GROWTH, _LAYERS = 12, 12
 
 
 class DenseLayer(nn.Module):
-    """Batch norm, ReLU and a 3x3 convolution, whose maps join the input's. ``channels`` is what comes out."""
+    """Batch norm, ReLU and a 3x3 convolution, whose maps join the input's. ``channels`` is what comes out.
+
+    Args:
+        wiring: of the network.
+        name: where the layer will be inside it.
+        source: its inputs.
+    """
 
     def __init__(self, wiring: Wiring, name: str, source: Channels) -> None:
         super().__init__()
@@ -28,7 +34,7 @@ class DenseLayer(nn.Module):
 
 
 class Transition(nn.Module):
-    """Batch norm, ReLU and a 1x1 convolution of the same width, then half the size."""
+    """Batch norm, ReLU and a 1x1 convolution of the same width, then half the size. Arguments as ``DenseLayer``."""
 
     def __init__(self, wiring: Wiring, name: str, source: Channels) -> None:
         super().__init__()
@@ -47,6 +53,13 @@ class DenseNet40(nn.Module):
     Args:
         num_classes: outputs.
         plan: what pruning left, ``None`` for all.
+
+    Raises:
+        ValueError: the plan's ids do not exist.
+
+    Example:
+        >>> DenseNet40()(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 10])
     """
 
     dense1: nn.Sequential
@@ -87,12 +100,17 @@ class DenseNet40(nn.Module):
 
 
 def densenet40_cifar(num_classes: int = 10, plan: Plan | None = None) -> DenseNet40:
-    """DenseNet-40, growth 12, for CIFAR (HRank, table 4)."""
+    """DenseNet-40, growth 12, for CIFAR (HRank, table 4); arguments and errors as ``DenseNet40``."""
     return DenseNet40(num_classes, plan)
 
 
 def prune_points() -> list[PrunePoint]:
-    """Every convolution, scored behind the ReLU that sees its maps next, where they lie behind their elders."""
+    """Every convolution, scored behind the ReLU that sees its maps next, where they lie behind their elders.
+
+    Example:
+        >>> prune_points()[1]
+        PrunePoint(conv='dense1.0.conv1', number='2', module='dense1.1.relu', channels=(24, 36))
+    """
     rows: list[tuple[str, str, tuple[int, int]]] = []  # convolution, ReLU in front of it, channels of its maps later
     width = 2 * _GROWTH
     rows.append(("conv1", "", (0, width)))

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_methods.backbones.plan import Plan, PrunePoint
-from lit_methods.backbones.widths import Block, Chain, plan_for
+from lit_methods.backbones.plan import Plan, PrunePoint, plan_for
+from lit_methods.backbones.widths import Block, Chain
 from lit_methods.backbones.wiring import Channels, Wiring
 
 _STEM = 192
@@ -29,6 +29,12 @@ class Inception(nn.Module):
     """Four branches side by side, their maps one after the other; the 5x5 branch is two 3x3 convolutions.
 
     ``channels`` is what comes out.
+
+    Args:
+        wiring: of the network.
+        name: where the stage will be inside it.
+        widths: a row of the table above.
+        source: its inputs.
     """
 
     n1x1: nn.Sequential
@@ -70,6 +76,13 @@ class GoogLeNet(nn.Module):
     Args:
         num_classes: outputs.
         plan: what pruning left, ``None`` for all.
+
+    Raises:
+        ValueError: the plan's ids or widths do not exist.
+
+    Example:
+        >>> GoogLeNet()(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 10])
     """
 
     def __init__(self, num_classes: int = 10, plan: Plan | None = None) -> None:
@@ -89,7 +102,7 @@ class GoogLeNet(nn.Module):
         self.kept_channels = wiring.finish()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, H, W) to logits (N, num_classes)."""
+        """(N, 3, H, W) to logits (N, num_classes); any H and W."""
         x = self.stages(self.relu(self.bn1(self.conv1(x))))
         return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
 
@@ -101,7 +114,18 @@ def googlenet_cifar(
 ) -> GoogLeNet:
     """GoogLeNet for CIFAR (HRank, table 2).
 
-    ``mid_channels``: per stage the widths of 3x3 reduce, 5x5 reduce and the middle 3x3 of the 5x5 branch.
+    Args:
+        num_classes: outputs.
+        plan: what pruning left, ``None`` for all.
+        mid_channels: in the place of a plan, per stage the widths of 3x3 reduce, 5x5 reduce and the middle 3x3 of the
+            5x5 branch.
+
+    Raises:
+        ValueError: ids or widths that do not exist; plan and widths at once.
+
+    Example:
+        >>> googlenet_cifar(mid_channels=[(24, 4, 8)] * 9).stages.a3.n3x3.conv1.out_channels
+        24
     """
     return GoogLeNet(num_classes, plan_for("googlenet_cifar", inner_blocks(), plan, mid_channels))
 
@@ -110,6 +134,10 @@ def prune_points() -> list[PrunePoint]:
     """Stem, then per stage its four branches by their place in the concatenation, pooled where a pool follows.
 
     The 1x1 reductions are never pruned. The inner 3x3 of the 5x5 branch goes by the scores of the outer one.
+
+    Example:
+        >>> prune_points()[1]
+        PrunePoint(conv='stages.a3.n1x1.conv1', number='2_n1x1', module='stages.a3', channels=(0, 64))
     """
     points = [PrunePoint("conv1", "1", "relu", (0, _STEM))]
     for number, (name, (n1x1, _, n3x3, _, n5x5, pool)) in enumerate(_STAGES.items(), start=2):
@@ -128,7 +156,12 @@ def prune_points() -> list[PrunePoint]:
 
 
 def inner_blocks() -> list[Block]:
-    """Per stage the 3x3 branch and the 5x5 branch; 1x1 and pool branch have nothing inside."""
+    """Per stage the 3x3 branch and the 5x5 branch; 1x1 and pool branch have nothing inside.
+
+    Example:
+        >>> [chain.widths for chain in inner_blocks()[0]]
+        [(96,), (16, 32)]
+    """
     blocks: list[Block] = []
     for name, (_, reduce3, _, reduce5, n5x5, _) in _STAGES.items():
         n3, n5 = f"stages.{name}.n3x3", f"stages.{name}.n5x5"

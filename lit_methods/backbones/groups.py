@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lit_methods.backbones.plan import Ids, TracedPlan, check_ids
+from lit_methods.backbones.kept import Ids, TracedPlan, checked_ids
 from lit_methods.backbones.slicing import layer_widths
 from lit_methods.functional.suggestions import nearest
 
@@ -30,6 +30,10 @@ class ChannelGroup:
             several places per channel.
         parts: equal blocks of channels that must lose equal numbers, because a grouped convolution writes or reads
             them; else 1.
+
+    Example:
+        >>> ChannelGroup("0", 2, writers={"0": ((0,), (1,))}, norms={}, readers={"3": ((0, 1), (2, 3))}).readers["3"][1]
+        (2, 3)
     """
 
     root: str
@@ -118,14 +122,19 @@ def traced_plan(model: nn.Module, groups: Sequence[ChannelGroup], keep: Mapping[
 
     Raises:
         ValueError: a root of no group; ids that do not rise or exist; parts of a group that would keep unequal numbers.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Conv2d(2, 4, 1))
+        >>> group = ChannelGroup("0", 2, {"0": ((0,), (1,))}, {}, {"1": ((0,), (1,))})
+        >>> traced_plan(model, [group], {"0": [1]}).layers
+        {'0': [[1], None], '1': [None, [1]]}
     """
     roots = {group.root: group for group in groups}
     removed: dict[str, tuple[set[int], set[int]]] = {}
     for root, ids in keep.items():
         if root not in roots:
             raise ValueError(f"keep names {root!r}, which is the root of no group{nearest(root, roots)}")
-        group = roots[root]
-        check_ids(root, list(ids))
+        group, ids = roots[root], checked_ids(root, ids)
         kept = Counter(i * group.parts // group.channels for i in ids)
         if ids[-1] >= group.channels:
             raise ValueError(f"keep has channel {ids[-1]} of {root!r}, which has {group.channels}")

@@ -1,19 +1,39 @@
-"""What pruning leaves of a network: where channels are scored, which are kept, and how the small network is made."""
+"""The table of networks: where each can be pruned, and how it is built whole or as a plan left it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from lit_methods.backbones.widths import Block, WidthPlan
+from lit_methods.backbones.kept import Ids, PrunePlan, TracedPlan
+from lit_methods.backbones.slicing import slice_network
+from lit_methods.backbones.widths import Block, MidChannels, WidthPlan
 from lit_methods.functional.suggestions import nearest
 
-Ids = list[int] | None  # channel ids in the numbering of the full network; None: all of them
+Plan = PrunePlan | WidthPlan | TracedPlan
+
+
+def read_plan(plan: Plan | dict[str, Any]) -> Plan:
+    """A plan from its plain form; its keys tell which of the forms it is.
+
+    Args:
+        plan: what ``to_dict`` of one gave; a plan itself is returned as it is.
+
+    Raises:
+        ValueError: it is none of them.
+
+    Example:
+        >>> read_plan({"arch": "resnet20", "mid": {"layer1.0.conv1": 9}})
+        WidthPlan(arch='resnet20', mid={'layer1.0.conv1': 9})
+    """
+    if not isinstance(plan, dict):
+        return plan
+    kind: type[Plan] = WidthPlan if "mid" in plan else TracedPlan if "layers" in plan else PrunePlan
+    return kind.from_dict(plan)
 
 
 @dataclass(frozen=True)
@@ -41,147 +61,6 @@ class PrunePoint:
     def num_filters(self) -> int:
         """Filters of the convolution in the full network."""
         return self.channels[1] - self.channels[0]
-
-
-@dataclass
-class PrunePlan:
-    """The filters that stay, in plain types; what a checkpoint carries of a pruned network.
-
-    Args:
-        arch: a key of ``BACKBONES``.
-        keep: convolution name -> rising ids of the filters that stay; a convolution without an entry stays whole.
-        residual: what residual sums carry. ``"live"``: only the channels that can be non-zero, the smallest exactly
-            equal network. ``"scatter"``: the full width. No difference without residual sums.
-
-    Raises:
-        ValueError: ids that do not rise, are negative or missing altogether; another ``residual``.
-
-    Example:
-        >>> PrunePlan("resnet20", {"layer1.0.conv1": [0, 5]}).to_dict()
-        {'arch': 'resnet20', 'keep': {'layer1.0.conv1': [0, 5]}, 'residual': 'live'}
-    """
-
-    arch: str
-    keep: dict[str, list[int]]
-    residual: Literal["live", "scatter"] = "live"
-
-    def __post_init__(self) -> None:
-        if self.residual not in ("live", "scatter"):
-            raise ValueError(f"residual must be 'live' or 'scatter', got {self.residual!r}")
-        self.keep = {conv: [int(i) for i in ids] for conv, ids in self.keep.items()}
-        for conv, ids in self.keep.items():
-            check_ids(conv, ids)
-
-    def kept(self, conv: str) -> Ids:
-        """The filters of a convolution that stay; ``None`` for all."""
-        return self.keep.get(conv)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain types, for ``hparams["plan"]``."""
-        return {
-            "arch": self.arch,
-            "keep": {conv: list(ids) for conv, ids in self.keep.items()},
-            "residual": self.residual,
-        }
-
-    @classmethod
-    def from_dict(cls, plan: dict[str, Any]) -> PrunePlan:
-        """The inverse of ``to_dict``.
-
-        Raises:
-            ValueError: keys are missing or unknown.
-        """
-        if not {"arch", "keep"} <= plan.keys() <= {"arch", "keep", "residual"}:
-            raise ValueError(f"a plan has the keys 'arch', 'keep' and, if wanted, 'residual'; got {sorted(plan)}")
-        return cls(**plan)
-
-
-@dataclass
-class TracedPlan:
-    """The channels that stay in a network without a table, in plain types; what a checkpoint carries of it.
-
-    Args:
-        arch: class name of the network.
-        layers: layer name -> [output ids, input ids] that stay, rising, in the numbering of the full network; ``None``
-            for all. A norm has output ids only, and so has a depthwise convolution. A grouped convolution numbers its
-            inputs through all groups. Layers without an entry stay whole.
-
-    Raises:
-        ValueError: an entry that is no such pair; ids that do not rise, are negative or missing altogether.
-
-    Example:
-        >>> TracedPlan("Sequential", {"0": [[0, 3], None], "2": [None, [0, 3]]}).to_dict()
-        {'arch': 'Sequential', 'layers': {'0': [[0, 3], None], '2': [None, [0, 3]]}}
-    """
-
-    arch: str
-    layers: dict[str, list[Ids]]
-
-    def __post_init__(self) -> None:
-        for name, sides in self.layers.items():
-            if len(sides) != 2:
-                raise ValueError(f"plan's entry of {name!r} must be [output ids, input ids], got {sides}")
-        self.layers = {
-            name: [None if ids is None else [int(i) for i in ids] for ids in sides]
-            for name, sides in self.layers.items()
-        }
-        for name, sides in self.layers.items():
-            for ids in sides:
-                if ids is not None:
-                    check_ids(name, ids)
-
-    def kept(self, name: str) -> Ids:
-        """Output ids of this layer that stay; ``None`` for all."""
-        return self.layers[name][0] if name in self.layers else None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain types, for ``hparams["plan"]``."""
-        return {
-            "arch": self.arch,
-            "layers": {name: [ids and list(ids) for ids in sides] for name, sides in self.layers.items()},
-        }
-
-    @classmethod
-    def from_dict(cls, plan: dict[str, Any]) -> TracedPlan:
-        """The inverse of ``to_dict``.
-
-        Raises:
-            ValueError: keys are missing or unknown.
-        """
-        if plan.keys() != {"arch", "layers"}:
-            raise ValueError(f"a plan of a traced network has the keys 'arch' and 'layers', got {sorted(plan)}")
-        return cls(**plan)
-
-
-def check_ids(name: str, ids: list[int]) -> None:
-    """Refuse ids that are no rising, non-negative, non-empty list.
-
-    Raises:
-        ValueError: they are not.
-    """
-    if not ids:
-        raise ValueError(f"plan keeps no channel of {name!r}; a layer needs at least one")
-    if ids[0] < 0 or any(a >= b for a, b in pairwise(ids)):
-        raise ValueError(f"plan's ids of {name!r} must be rising numbers from 0, each once, got {ids}")
-
-
-Plan = PrunePlan | WidthPlan | TracedPlan
-
-
-def read_plan(plan: Plan | dict[str, Any]) -> Plan:
-    """A plan from its plain form; its keys tell which of the forms it is.
-
-    Raises:
-        ValueError: it is none of them.
-
-    Example:
-        >>> read_plan({"arch": "resnet20", "mid": {"layer1.0.conv1": 9}})
-        WidthPlan(arch='resnet20', mid={'layer1.0.conv1': 9})
-    """
-    if not isinstance(plan, dict):
-        return plan
-    kind: type[Plan] = WidthPlan if "mid" in plan else TracedPlan if "layers" in plan else PrunePlan
-    return kind.from_dict(plan)
 
 
 @dataclass(frozen=True)
@@ -220,6 +99,10 @@ def whole(arch: str, build: Callable[..., nn.Module], input_size: tuple[int, int
         arch: its key in ``BACKBONES``.
         build: ``build(num_classes)`` -> network.
         input_size: (C, H, W) of the images it was published with.
+
+    Example:
+        >>> whole("perceptron", lambda classes: nn.Linear(4, classes), (4, 1, 1)).build(num_classes=3)
+        Linear(in_features=4, out_features=3, bias=True)
     """
 
     def build_whole(num_classes: int = 10, plan: Plan | None = None) -> nn.Module:
@@ -233,8 +116,15 @@ def whole(arch: str, build: Callable[..., nn.Module], input_size: tuple[int, int
 def find_backbone(arch: object) -> Backbone:
     """The entry of ``BACKBONES``.
 
+    Args:
+        arch: its key; anything else has none.
+
     Raises:
         ValueError: there is none; the message says how to add one.
+
+    Example:
+        >>> find_backbone("resnet50").input_size
+        (3, 224, 224)
     """
     if isinstance(arch, str) and arch in BACKBONES:
         return BACKBONES[arch]
@@ -269,15 +159,9 @@ def build_backbone(
         Conv2d(16, 2, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), bias=False)
     """
     plan = None if plan is None else read_plan(plan)
-    if isinstance(arch, nn.Module):
-        if plan is None:
-            return arch
-        if not isinstance(plan, TracedPlan):
-            find_backbone(arch)  # says that these plans belong to a network with a table
-        from lit_methods.backbones.slicing import slice_network  # which imports this module
-
-        return slice_network(arch, plan)  # type: ignore[arg-type]
-    backbone = find_backbone(arch)
+    if isinstance(arch, nn.Module) and (plan is None or isinstance(plan, TracedPlan)):
+        return arch if plan is None else slice_network(arch, plan)
+    backbone = find_backbone(arch)  # which refuses an object: the other plans belong to networks with a table
     if plan is None:
         return backbone.build(num_classes)
     if isinstance(plan, TracedPlan):
@@ -288,7 +172,7 @@ def build_backbone(
     if plan.arch != arch:
         raise ValueError(f"the plan is for arch {plan.arch!r}, the network is {arch!r}; build the one the plan is for")
     if isinstance(plan, WidthPlan):
-        inside = [conv for block in inner_blocks(arch) for chain in block for conv in chain.convs[:-1]]
+        inside = [conv for block in inner_blocks(plan.arch) for chain in block for conv in chain.convs[:-1]]
         if odd := [conv for conv in plan.mid if conv not in inside]:
             raise ValueError(
                 f"plan narrows {odd[0]!r}, which is no convolution inside a block of {arch}{nearest(odd[0], inside)}"
@@ -296,11 +180,33 @@ def build_backbone(
     return backbone.build(num_classes, plan=plan)
 
 
+def plan_for(arch: str, blocks: Sequence[Block], plan: Plan | None, mid_channels: MidChannels | None) -> Plan | None:
+    """The plan of a builder that takes either a plan or widths.
+
+    Args:
+        arch: a key of ``BACKBONES``.
+        blocks: of that network, in forward order.
+        plan: as it was given.
+        mid_channels: as they were given, see ``WidthPlan.of_blocks``.
+
+    Raises:
+        ValueError: both are given, or widths that do not fit.
+    """
+    if mid_channels is None:
+        return plan
+    if plan is not None:
+        raise ValueError(f"{arch}: plan and mid_channels both say how narrow it is; give one of them")
+    return WidthPlan.of_blocks(arch, blocks, mid_channels)
+
+
 def prune_points(arch: str) -> list[PrunePoint]:
     """The prunable convolutions of a network, in official order.
 
+    Args:
+        arch: a key of ``BACKBONES``.
+
     Raises:
-        ValueError: ``arch`` is no key of ``BACKBONES``, or its entry names no such convolutions.
+        ValueError: there is no such key, or its entry has no such table.
 
     Example:
         >>> prune_points("resnet20")[2]
@@ -315,8 +221,11 @@ def prune_points(arch: str) -> list[PrunePoint]:
 def inner_blocks(arch: str) -> list[Block]:
     """The blocks of a network that can be narrowed from within, in forward order.
 
+    Args:
+        arch: a key of ``BACKBONES``.
+
     Raises:
-        ValueError: ``arch`` is no key of ``BACKBONES``, or its entry names no such blocks.
+        ValueError: there is no such key, or its entry has no such table.
 
     Example:
         >>> inner_blocks("resnet20")[0]
@@ -328,8 +237,21 @@ def inner_blocks(arch: str) -> list[Block]:
     return blocks()
 
 
-def _no_table(arch: str, rows: str, column: str) -> ValueError:
-    having = ", ".join(name for name, backbone in BACKBONES.items() if getattr(backbone, column) is not None)
+def archs_with(table: Literal["prune_points", "inner_blocks"]) -> list[str]:
+    """The keys of ``BACKBONES`` whose entry has a table.
+
+    Args:
+        table: which one.
+
+    Example:
+        >>> "vgg16_bn_cifar" in archs_with("prune_points"), "vgg16_bn_cifar" in archs_with("inner_blocks")
+        (True, False)
+    """
+    return [arch for arch, backbone in BACKBONES.items() if getattr(backbone, table) is not None]
+
+
+def _no_table(arch: str, rows: str, table: Literal["prune_points", "inner_blocks"]) -> ValueError:
+    having = ", ".join(archs_with(table))
     return ValueError(f"{arch} has no table of {rows}; there is one for {having}. {_as_object(arch)}")
 
 
@@ -340,6 +262,13 @@ def _as_object(arch: str) -> str:
 def planned_network(plan: Plan, num_classes: int = 10) -> nn.Module:
     """The network under a plan on the meta device: shapes without weights, for counts and checks.
 
+    Args:
+        plan: of a network with a table; one without entries gives the full network.
+        num_classes: outputs of the last layer.
+
+    Raises:
+        ValueError: an unknown network; ids or widths that do not exist.
+
     Example:
         >>> planned_network(WidthPlan("resnet20", {"layer1.0.conv1": 9})).layer1[0].conv2.weight.shape
         torch.Size([16, 9, 3, 3])
@@ -349,15 +278,32 @@ def planned_network(plan: Plan, num_classes: int = 10) -> nn.Module:
 
 
 def planned_channels(plan: Plan, num_classes: int = 10) -> dict[str, tuple[Ids, Ids]]:
-    """Layer name -> surviving (output ids, input ids) under a plan, without making the weights."""
+    """What ``kept_channels`` says of the network under a plan, without making the weights.
+
+    Arguments and errors are those of ``planned_network``.
+
+    Example:
+        >>> planned_channels(PrunePlan("resnet20", {"layer1.0.conv1": [0, 5]}))["layer1.0.conv1"]
+        ([0, 5], None)
+    """
     return kept_channels(planned_network(plan, num_classes))
 
 
 def kept_channels(model: nn.Module) -> dict[str, tuple[Ids, Ids]]:
-    """Layer name -> surviving (output ids, input ids) of a network, as it notes them itself.
+    """Which channels of the full network are left, as the network notes it itself.
+
+    Args:
+        model: whose layers were built by ``wiring.Wiring``.
+
+    Returns:
+        Layer name -> (output ids, input ids), for every layer with parameters; ``None`` for all.
 
     Raises:
-        ValueError: it does not.
+        ValueError: it does not note them for each of its layers.
+
+    Example:
+        >>> kept_channels(build_backbone("resnet20"))["fc"]
+        (None, None)
     """
     kept = getattr(model, "kept_channels", None)
     if not isinstance(kept, dict) or kept.keys() != set(layers_with_parameters(model)):
@@ -369,5 +315,10 @@ def kept_channels(model: nn.Module) -> dict[str, tuple[Ids, Ids]]:
 
 
 def layers_with_parameters(model: nn.Module) -> list[str]:
-    """Names of the modules that have parameters of their own."""
+    """Names of the modules that have parameters of their own, in the order of ``named_modules``.
+
+    Example:
+        >>> layers_with_parameters(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)))
+        ['0', '2']
+    """
     return [name for name, part in model.named_modules() if any(True for _ in part.parameters(recurse=False))]

@@ -6,8 +6,8 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_methods.backbones.plan import Backbone, Plan, PrunePoint
-from lit_methods.backbones.widths import Block, Chain, plan_for
+from lit_methods.backbones.plan import Backbone, Plan, PrunePoint, plan_for
+from lit_methods.backbones.widths import Block, Chain
 from lit_methods.backbones.wiring import Channels, ResidualSum, Spread, Wiring
 
 
@@ -15,6 +15,13 @@ class BasicBlock(nn.Module):
     """Two 3x3 convolutions, the first with the stride, beside a shortcut, projected where the shape changes.
 
     Every ReLU is a module of its own, so that each can be hooked. ``channels`` is what the block puts out.
+
+    Args:
+        wiring: of the network.
+        name: where the block will be inside it.
+        source: its inputs.
+        width: channels inside the full block.
+        stride: 1, or 2 to halve the size.
     """
 
     depth, expansion = 2, 1
@@ -40,7 +47,7 @@ class BasicBlock(nn.Module):
 class Bottleneck(nn.Module):
     """1x1, 3x3 (with the stride) and 1x1 convolution beside a shortcut, projected where the shape changes.
 
-    As ``BasicBlock`` otherwise.
+    As ``BasicBlock`` otherwise; four times as many channels come out as flow inside.
     """
 
     depth, expansion = 3, 4
@@ -90,6 +97,14 @@ class ResNet(nn.Module):
         arch: ``"resnet18"``, ``"resnet34"`` or ``"resnet50"``.
         num_classes: outputs.
         plan: what pruning left, ``None`` for all.
+
+    Raises:
+        ValueError: the plan's ids or widths do not exist.
+
+    Example:
+        >>> from torch import zeros
+        >>> ResNet("resnet18", num_classes=7)(zeros(1, 3, 64, 64)).shape
+        torch.Size([1, 7])
     """
 
     layer1: nn.Sequential
@@ -122,24 +137,37 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, H, W) to logits (N, num_classes)."""
+        """(N, 3, H, W) to logits (N, num_classes); any H and W."""
         x = self.maxpool(self.relu(self.spread(self.bn1(self.conv1(x)))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
 def resnet18(num_classes: int = 10, plan: Plan | None = None, mid_channels: list[int] | None = None) -> ResNet:
-    """ResNet-18 for ImageNet; ``mid_channels``: width inside each of its 8 blocks."""
+    """ResNet-18 for ImageNet, of 8 blocks; arguments and errors as ``resnet50``."""
     return _resnet("resnet18", num_classes, plan, mid_channels)
 
 
 def resnet34(num_classes: int = 10, plan: Plan | None = None, mid_channels: list[int] | None = None) -> ResNet:
-    """ResNet-34 for ImageNet; ``mid_channels``: width inside each of its 16 blocks."""
+    """ResNet-34 for ImageNet, of 16 blocks; arguments and errors as ``resnet50``."""
     return _resnet("resnet34", num_classes, plan, mid_channels)
 
 
 def resnet50(num_classes: int = 10, plan: Plan | None = None, mid_channels: list[int] | None = None) -> ResNet:
-    """ResNet-50 for ImageNet (HRank, table 5); ``mid_channels``: width inside each of its 16 blocks."""
+    """ResNet-50 for ImageNet (HRank, table 5), of 16 blocks.
+
+    Args:
+        num_classes: outputs; ImageNet has 1000.
+        plan: what pruning left, ``None`` for all.
+        mid_channels: in the place of a plan the width inside each block, as ``WidthPlan.of_blocks`` takes them.
+
+    Raises:
+        ValueError: ids or widths that do not exist; plan and widths at once.
+
+    Example:
+        >>> resnet50(mid_channels=[32] + [64] * 2 + [128] * 4 + [256] * 6 + [512] * 3).layer1[0].conv2
+        Conv2d(32, 32, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), bias=False)
+    """
     return _resnet("resnet50", num_classes, plan, mid_channels)
 
 
@@ -151,6 +179,13 @@ def prune_points(arch: str) -> list[PrunePoint]:
     """Stem behind its max-pool; per block its convolutions and, where there is one, the projection.
 
     The last convolution and the projection share the map behind the addition.
+
+    Args:
+        arch: ``"resnet18"``, ``"resnet34"`` or ``"resnet50"``.
+
+    Example:
+        >>> [point.conv for point in prune_points("resnet50")[:3]]
+        ['conv1', 'layer1.0.conv1', 'layer1.0.conv2']
     """
     return [
         PrunePoint(conv, str(number), module, (0, width))
@@ -173,7 +208,15 @@ def _rows(arch: str) -> Iterator[tuple[str, str, int]]:
 
 
 def inner_blocks(arch: str) -> list[Block]:
-    """One chain per block, of all its convolutions beside the shortcut."""
+    """One chain per block, of all its convolutions beside the shortcut.
+
+    Args:
+        arch: ``"resnet18"``, ``"resnet34"`` or ``"resnet50"``.
+
+    Example:
+        >>> inner_blocks("resnet50")[0][0].convs
+        ('layer1.0.conv1', 'layer1.0.conv2', 'layer1.0.conv3')
+    """
     places = range(1, _NETWORKS[arch][0].depth + 1)
     return [
         (

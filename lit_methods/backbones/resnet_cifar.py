@@ -1,13 +1,13 @@
 """ResNet-20, -56 and -110 for 32x32 images, with parameter-free shortcuts (He et al., section 4.2, option A)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_methods.backbones.plan import Backbone, Plan, PrunePoint
-from lit_methods.backbones.widths import Block, Chain, plan_for
+from lit_methods.backbones.plan import Backbone, Plan, PrunePoint, plan_for
+from lit_methods.backbones.widths import Block, Chain
 from lit_methods.backbones.wiring import Channels, ResidualSum, Spread, Wiring
 
 _WIDTHS = (16, 32, 64)
@@ -18,6 +18,13 @@ class BasicBlock(nn.Module):
 
     At stride 2 the shortcut takes every second pixel and moves its channels to the middle of the wider stream.
     ``channels`` is what the block puts out.
+
+    Args:
+        wiring: of the network.
+        name: where the block will be inside it.
+        source: its inputs.
+        width: channels of the full block.
+        stride: 1, or 2 to halve the size.
     """
 
     def __init__(self, wiring: Wiring, name: str, source: Channels, width: int, stride: int) -> None:
@@ -47,6 +54,14 @@ class CifarResNet(nn.Module):
         blocks: basic blocks per stage.
         num_classes: outputs.
         plan: what pruning left, ``None`` for all.
+
+    Raises:
+        ValueError: the plan's ids or widths do not exist.
+
+    Example:
+        >>> from torch import zeros
+        >>> CifarResNet(3)(zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 10])
     """
 
     layer1: nn.Sequential
@@ -75,24 +90,37 @@ class CifarResNet(nn.Module):
                 nn.init.kaiming_normal_(part.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, H, W) to logits (N, num_classes)."""
+        """(N, 3, H, W) to logits (N, num_classes); any H and W."""
         x = self.relu(self.spread(self.bn1(self.conv1(x))))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
 def resnet20(num_classes: int = 10, plan: Plan | None = None, mid_channels: list[int] | None = None) -> CifarResNet:
-    """ResNet-20 for CIFAR; ``mid_channels``: width inside each of its 9 blocks."""
+    """ResNet-20 for CIFAR, of 9 blocks; arguments and errors as ``resnet56``."""
     return _resnet("resnet20", 3, num_classes, plan, mid_channels)
 
 
 def resnet56(num_classes: int = 10, plan: Plan | None = None, mid_channels: list[int] | None = None) -> CifarResNet:
-    """ResNet-56 for CIFAR (HRank, table 3); ``mid_channels``: width inside each of its 27 blocks."""
+    """ResNet-56 for CIFAR (HRank, table 3), of 27 blocks.
+
+    Args:
+        num_classes: outputs.
+        plan: what pruning left, ``None`` for all.
+        mid_channels: in the place of a plan the width inside each block.
+
+    Raises:
+        ValueError: ids or widths that do not exist; plan and widths at once.
+
+    Example:
+        >>> resnet56(mid_channels=[5] + [16] * 8 + [32] * 9 + [64] * 9).layer1[0].conv1.out_channels
+        5
+    """
     return _resnet("resnet56", 9, num_classes, plan, mid_channels)
 
 
 def resnet110(num_classes: int = 10, plan: Plan | None = None, mid_channels: list[int] | None = None) -> CifarResNet:
-    """ResNet-110 for CIFAR (HRank, table 3); ``mid_channels``: width inside each of its 54 blocks."""
+    """ResNet-110 for CIFAR (HRank, table 3), of 54 blocks; arguments and errors as ``resnet56``."""
     return _resnet("resnet110", 18, num_classes, plan, mid_channels)
 
 
@@ -101,24 +129,42 @@ def _resnet(arch: str, blocks: int, num_classes: int, plan: Plan | None, mid_cha
 
 
 def prune_points(blocks: int) -> list[PrunePoint]:
-    """Stem, then both convolutions of each block; the second is scored behind the addition."""
+    """Stem, then both convolutions of each block; the second is scored behind the addition.
+
+    Args:
+        blocks: per stage.
+
+    Example:
+        >>> [point.module for point in prune_points(3)[:3]]
+        ['relu', 'layer1.0.relu1', 'layer1.0.relu2']
+    """
     points = [PrunePoint("conv1", "1", "relu", (0, 16))]
-    for stage, width in enumerate(_WIDTHS, start=1):
-        for name in (f"layer{stage}.{i}" for i in range(blocks)):
-            for k in (1, 2):
-                points.append(PrunePoint(f"{name}.conv{k}", str(len(points) + 1), f"{name}.relu{k}", (0, width)))
+    for name, width in _blocks(blocks):
+        for k in (1, 2):
+            points.append(PrunePoint(f"{name}.conv{k}", str(len(points) + 1), f"{name}.relu{k}", (0, width)))
     return points
 
 
 def inner_blocks(blocks: int) -> list[Block]:
-    """One chain of two convolutions per block."""
-    return [
-        (Chain((f"{name}.conv1", f"{name}.conv2"), (f"{name}.bn1",), (width,)),)
-        for stage, width in enumerate(_WIDTHS, start=1)
-        for name in (f"layer{stage}.{i}" for i in range(blocks))
-    ]
+    """One chain of two convolutions per block.
+
+    Args:
+        blocks: per stage.
+
+    Example:
+        >>> inner_blocks(3)[-1][0].convs
+        ('layer3.2.conv1', 'layer3.2.conv2')
+    """
+    return [(Chain((f"{name}.conv1", f"{name}.conv2"), (f"{name}.bn1",), (width,)),) for name, width in _blocks(blocks)]
 
 
 def entry(build: Callable[..., CifarResNet], blocks: int) -> Backbone:
-    """The entry of ``BACKBONES`` for ``blocks`` blocks per stage."""
+    """The entry of ``BACKBONES`` for one of the builders above, with so many blocks per stage."""
     return Backbone(build, partial(prune_points, blocks), inner_blocks=partial(inner_blocks, blocks))
+
+
+def _blocks(blocks: int) -> Iterator[tuple[str, int]]:
+    """Name and width of every block, in forward order."""
+    for stage, width in enumerate(_WIDTHS, start=1):
+        for i in range(blocks):
+            yield f"layer{stage}.{i}", width

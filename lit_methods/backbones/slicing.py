@@ -1,19 +1,24 @@
 """Narrowing a network that has no table: which channels each layer keeps, in plain types, and the cut itself."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from lit_methods.backbones.plan import Ids, TracedPlan
+from lit_methods.backbones.kept import Ids, TracedPlan
 from lit_methods.functional.suggestions import nearest
 
 
 def is_depthwise(layer: nn.Module) -> bool:
-    """One filter per channel: what leaves the inputs leaves the outputs, and the number of groups follows."""
+    """One filter per channel: what leaves the inputs leaves the outputs, and the number of groups follows.
+
+    Example:
+        >>> is_depthwise(nn.Conv2d(4, 4, 3, groups=4)), is_depthwise(nn.Conv2d(4, 4, 3, groups=2))
+        (True, False)
+    """
     return isinstance(layer, _ConvNd) and 1 < layer.groups == layer.in_channels == layer.out_channels
 
 
@@ -22,6 +27,10 @@ def layer_widths(layer: nn.Module) -> tuple[int, int] | None:
 
     Batch and instance norms and PReLU act on each channel alone. Layer and group norms mix channels, so that no
     network without some of them is equal to the full one.
+
+    Example:
+        >>> layer_widths(nn.Linear(3, 5)), layer_widths(nn.GroupNorm(1, 4))
+        ((5, 3), None)
     """
     if isinstance(layer, _ConvNd):
         simple = layer.groups == 1 or is_depthwise(layer) or not layer.transposed
@@ -105,13 +114,39 @@ def _cut(layer: nn.Module, tensor: Tensor, outputs: Ids, inputs: Ids) -> Tensor:
         groups = layer.groups if isinstance(layer, _ConvNd) else 1
         width = thin.shape[1]  # of one group, whose filters see its own inputs only
         seen = [[i - g * width for i in inputs if i // width == g] for g in range(groups)]
-        thin = torch.cat([_select(part, 1, ids) for part, ids in zip(thin.chunk(groups), seen, strict=True)])
+        thin = torch.cat([select(part, 1, ids) for part, ids in zip(thin.chunk(groups), seen, strict=True)])
     if outputs is not None:
-        thin = _select(thin, 0, outputs)
-    thin = thin.transpose(0, 1) if swapped else thin
-    last = tensor.ndim == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
-    return thin.clone(memory_format=torch.channels_last if last else torch.contiguous_format)
+        thin = select(thin, 0, outputs)
+    return copied_like(tensor, thin.transpose(0, 1) if swapped else thin)
 
 
-def _select(tensor: Tensor, dim: int, ids: Iterable[int]) -> Tensor:
-    return tensor.index_select(dim, torch.as_tensor(list(ids), device=tensor.device))
+def select(tensor: Tensor, dim: int, ids: Sequence[int]) -> Tensor:
+    """The entries at some places of one dimension, as a new tensor.
+
+    Args:
+        tensor: any.
+        dim: the dimension.
+        ids: places in it, in the order that is wanted.
+
+    Example:
+        >>> select(torch.eye(3), 0, [0, 2])
+        tensor([[1., 0., 0.],
+                [0., 0., 1.]])
+    """
+    return tensor.index_select(dim, torch.as_tensor(ids, device=tensor.device))
+
+
+def copied_like(tensor: Tensor, values: Tensor) -> Tensor:
+    """A copy in the memory format of another tensor: channels last, where that is the other one's, else contiguous.
+
+    Args:
+        tensor: the other one.
+        values: what is copied; may have another shape.
+
+    Example:
+        >>> last = torch.zeros(2, 3, 4, 4).to(memory_format=torch.channels_last)
+        >>> copied_like(last, torch.zeros(2, 3, 4, 4)).stride()
+        (48, 1, 12, 3)
+    """
+    last = not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)  # 1x1 is both
+    return values.clone(memory_format=torch.channels_last if last else torch.contiguous_format)

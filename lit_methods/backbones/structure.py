@@ -17,6 +17,9 @@ class Table:
     Args:
         arch: a key of ``BACKBONES``.
         num_classes: outputs, which count among the costs.
+
+    Raises:
+        ValueError: ``arch`` is no such key, or the network has no table of what the pruner removes.
     """
 
     def __init__(self, arch: str, num_classes: int) -> None:

@@ -36,10 +36,17 @@ class InceptionV3(Inception3):
 
 
 def inception_v3(num_classes: int = 1000) -> InceptionV3:
-    """Inception v3 for 299x299 images; ``Inception_V3_Weights.IMAGENET1K_V1`` are weights for it."""
+    """``InceptionV3`` for 299x299 images; ``Inception_V3_Weights.IMAGENET1K_V1`` are weights for it."""
     return InceptionV3(num_classes)
 
 
 def vgg16_bn(num_classes: int = 1000) -> nn.Module:
-    """VGG-16 with batch norm for 224x224 images; ``VGG16_BN_Weights.IMAGENET1K_V1`` are weights for it."""
+    """VGG-16 with batch norm for 224x224 images; ``VGG16_BN_Weights.IMAGENET1K_V1`` are weights for it.
+
+    Args:
+        num_classes: outputs.
+
+    Source:
+        arXiv 1409.1556, configuration D, as torchvision builds it.
+    """
     return models.vgg16_bn(weights=None, num_classes=num_classes)

@@ -1,25 +1,25 @@
-"""Pruning a network without a table: how its channels hang together, by torch-pruning; the choice and cut are ours."""
+"""How the channels of a network without a table hang together, by torch-pruning, and where feature maps score them."""
 
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
 
+from lit_methods.backbones.calls import Call, blank_calls, forward_calls
 from lit_methods.backbones.groups import ChannelGroup
 from lit_methods.backbones.plan import PrunePoint
 from lit_methods.backbones.slicing import is_depthwise, layer_widths
 from lit_methods.backbones.trial import randomised, sound_groups
-from lit_methods.functional.modes import evaluating
 from lit_methods.functional.suggestions import first_line
 
 
-def channel_groups(model: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> list[ChannelGroup]:
+def channel_groups(model: nn.Module, input_size: Sequence[int]) -> list[ChannelGroup]:
     """The groups of channels that can be removed from a network, in the order of the forward pass.
 
     Every group is tried out before it is returned: with half of its channels removed, the network must give exactly
@@ -31,12 +31,20 @@ def channel_groups(model: nn.Module, input_size: Sequence[int] = (3, 224, 224)) 
         model: any network that takes a batch of images and returns a tensor; not changed, nor is random state drawn.
         input_size: (C, H, W) of one image.
 
+    Returns:
+        The groups, each with at least two channels; ``select_channels`` chooses among them.
+
     Raises:
         ValueError: torch-pruning is not installed; the network does not run on such images or cannot be traced; no
             group can be removed.
 
     Source:
         DepGraph, arXiv 2301.12900, through the package torch-pruning, which is asked for the dependencies alone.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1))
+        >>> [(group.root, group.channels, list(group.readers)) for group in channel_groups(model, (3, 8, 8))]
+        [('0', 4, ['2'])]
     """
     arch = type(model).__name__
     cure = "add a table: BACKBONES['my_net'] = Backbone(build, prune_points), as examples/subclass.py does"
@@ -53,7 +61,7 @@ def channel_groups(model: nn.Module, input_size: Sequence[int] = (3, 224, 224)) 
         trial = randomised(model, generator)
         images = torch.randn(2, *input_size, generator=generator, dtype=torch.float64)
         try:
-            order = dict.fromkeys(call.name for call in _calls(trial, images))
+            order = dict.fromkeys(call.name for call in forward_calls(trial, images))
             trial.train()(images)
         except Exception as error:  # a stranger's network may raise anything
             raise ValueError(
@@ -77,7 +85,7 @@ def channel_groups(model: nn.Module, input_size: Sequence[int] = (3, 224, 224)) 
 
 @torch.inference_mode(False)  # whose tensors count no changes in place
 def score_points(
-    model: nn.Module, groups: Sequence[ChannelGroup], input_size: Sequence[int] = (3, 224, 224)
+    model: nn.Module, groups: Sequence[ChannelGroup], input_size: Sequence[int]
 ) -> tuple[list[ChannelGroup], list[PrunePoint]]:
     """The groups that feature maps can score, and where to take the maps.
 
@@ -92,9 +100,13 @@ def score_points(
 
     Returns:
         The groups with scores, and their points; point ``"2_1"`` is the first one of the second of these groups.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1))
+        >>> score_points(model, channel_groups(model, (3, 8, 8)), (3, 8, 8))[1]
+        [PrunePoint(conv='0', number='1_1', module='1', channels=(0, 4))]
     """
-    weight = next(model.parameters())
-    calls = _calls(model, torch.zeros(1, *input_size, dtype=weight.dtype, device=weight.device))
+    calls = blank_calls(model, input_size)
     times = Counter(call.name for call in calls)
     scored: list[ChannelGroup] = []
     points: list[PrunePoint] = []
@@ -113,74 +125,36 @@ def score_points(
 
 
 @torch.inference_mode(False)
-def norms_behind(model: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> dict[str, str]:
-    """Convolution -> the norm that directly follows it, for those that are called once and have one."""
-    weight = next(model.parameters())
-    calls = _calls(model, torch.zeros(1, *input_size, dtype=weight.dtype, device=weight.device))
+def norms_behind(model: nn.Module, input_size: Sequence[int]) -> dict[str, str]:
+    """The norms that directly follow convolutions.
+
+    Args:
+        model: any network; its modes and buffers are as before afterwards.
+        input_size: (C, H, W) of one image.
+
+    Returns:
+        Convolution name -> norm name, for those convolutions that are called once and have one.
+
+    Example:
+        >>> norms_behind(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)), (3, 8, 8))
+        {'0': '1'}
+    """
+    calls = blank_calls(model, input_size)
     times = Counter(call.name for call in calls)
-    found: dict[str, str] = {}
-    for call in calls:
-        after = next((other for other in calls if other.follows(call)), None)
-        if after is None or times[call.name] > 1:
-            continue
-        if isinstance(model.get_submodule(call.name), _ConvNd) and isinstance(
-            model.get_submodule(after.name), _NormBase
-        ):
-            found[call.name] = after.name
-    return found
+    layers = {call.name: model.get_submodule(call.name) for call in calls}
+    convs = [call for call in calls if times[call.name] == 1 and isinstance(layers[call.name], _ConvNd)]
+    followers = [(conv.name, conv.follower(calls)) for conv in convs]
+    return {name: after.name for name, after in followers if after and isinstance(layers[after.name], _NormBase)}
 
 
-def _behind(model: nn.Module, conv: "_Call", calls: Sequence["_Call"], group: ChannelGroup) -> list[str]:
+def _behind(model: nn.Module, conv: Call, calls: Sequence[Call], group: ChannelGroup) -> list[str]:
     """The convolution, the norm that directly follows it and the activation that directly follows that, if any."""
     chain = [conv]
     for fits in (lambda name: name in group.norms, lambda name: _is_activation(model.get_submodule(name))):
-        after = next((call for call in calls if call.follows(chain[-1])), None)
+        after = chain[-1].follower(calls)
         if after and fits(after.name) and after.result.shape == conv.result.shape:
             chain.append(after)
     return [call.name for call in chain]
-
-
-class _Call(NamedTuple):
-    """One call of a module without children: tensors are held, so that identity tells who follows whom."""
-
-    name: str
-    source: Tensor | None
-    source_version: int  # counts changes in place, of which a sum of residuals is one
-    result: Tensor
-    result_version: int
-
-    def follows(self, other: "_Call") -> bool:
-        return self is not other and self.source is other.result and self.source_version == other.result_version
-
-
-def _calls(model: nn.Module, images: Tensor) -> list[_Call]:
-    """Calls of one forward pass in eval mode, in order."""
-    calls: list[_Call] = []
-    before: list[tuple[Tensor | None, int]] = []
-
-    def enter(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-        source = inputs[0] if inputs and isinstance(inputs[0], Tensor) else None
-        before.append((source, -1 if source is None else source._version))
-
-    def leave(name: str, output: Any) -> None:
-        source, version = before.pop()
-        if isinstance(output, Tensor):
-            calls.append(_Call(name, source, version, output, output._version))
-
-    handles = []
-    for name, part in model.named_modules():
-        if not any(True for _ in part.children()):
-            handles.append(part.register_forward_pre_hook(enter))
-            handles.append(part.register_forward_hook(lambda _, __, output, name=name: leave(name, output)))
-    try:
-        with evaluating(model):
-            output = model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not isinstance(output, Tensor):
-        raise ValueError(f"it returns a {type(output).__name__} instead of one tensor")
-    return calls
 
 
 def _is_activation(layer: nn.Module) -> bool:

@@ -3,19 +3,30 @@
 import copy
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from lit_methods.backbones.groups import ChannelGroup, select_channels, traced_plan
-from lit_methods.backbones.plan import TracedPlan
+from lit_methods.backbones.kept import TracedPlan
 from lit_methods.backbones.slicing import slice_network
 
 _TOLERANCE = 1e-8  # of the largest output, in float64: rounding stays far below, a channel at a wrong place far above
 
 
 def randomised(model: nn.Module, generator: torch.Generator) -> nn.Module:
-    """A float64 copy on the CPU in which no channel is like another and all parameters take gradients."""
+    """A float64 copy on the CPU in which no channel is like another and all parameters take gradients.
+
+    Args:
+        model: not changed.
+        generator: draws the weights and running statistics.
+
+    Example:
+        >>> randomised(nn.Linear(2, 1).requires_grad_(False), torch.Generator().manual_seed(0)).weight.requires_grad
+        True
+    """
     trial = copy.deepcopy(model).cpu().double().requires_grad_(True)
     statistics = [(key, tensor) for key, tensor in trial.named_buffers() if "running_" in key]
     with torch.no_grad():
@@ -35,6 +46,9 @@ def sound_groups(trial: nn.Module, groups: list[ChannelGroup], images: Tensor) -
         trial: a ``randomised`` network, in eval mode.
         groups: to try out.
         images: (2, C, H, W) float64.
+
+    Returns:
+        What is left, in the same order; possibly none.
     """
     if not groups or _can_be_narrowed(trial, groups, images):
         return groups
@@ -69,14 +83,9 @@ def _without_reading(trial: nn.Module, plan: TracedPlan, images: Tensor) -> Tens
         seen = torch.zeros_like(inputs[0]).index_copy(dim, kept, inputs[0].index_select(dim, kept))
         return seen, *inputs[1:]
 
-    handles = []
-    for name, (_, inputs) in plan.layers.items():
-        if inputs is not None:
-            kept = torch.tensor(inputs)
-            hook = trial.get_submodule(name).register_forward_pre_hook(lambda layer, x, kept=kept: hide(layer, x, kept))
-            handles.append(hook)
-    try:
+    with ExitStack() as hooks:
+        for name, (_, inputs) in plan.layers.items():
+            if inputs is not None:
+                hook = partial(hide, kept=torch.tensor(inputs))
+                hooks.enter_context(trial.get_submodule(name).register_forward_pre_hook(hook))
         return trial(images)
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -18,6 +18,14 @@ class VGG16(nn.Module):
     Args:
         num_classes: outputs.
         plan: what pruning left, ``None`` for all.
+
+    Raises:
+        ValueError: the plan's ids do not exist.
+
+    Example:
+        >>> from torch import zeros
+        >>> VGG16().eval()(zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 10])
     """
 
     def __init__(self, num_classes: int = 10, plan: Plan | None = None) -> None:
@@ -59,12 +67,17 @@ class VGG16(nn.Module):
 
 
 def vgg16_bn_cifar(num_classes: int = 10, plan: Plan | None = None) -> VGG16:
-    """VGG-16-BN for CIFAR (HRank, table 1)."""
+    """VGG-16-BN for CIFAR (HRank, table 1); arguments and errors as ``VGG16``."""
     return VGG16(num_classes, plan)
 
 
 def prune_points() -> list[PrunePoint]:
-    """Convolutions 1 to 12; where a max-pool follows, the map is taken behind it. The 13th is never pruned."""
+    """Convolutions 1 to 12; where a max-pool follows, the map is taken behind it. The 13th is never pruned.
+
+    Example:
+        >>> prune_points()[1]
+        PrunePoint(conv='features.conv2', number='2', module='features.pool2', channels=(0, 64))
+    """
     return [
         PrunePoint(f"features.conv{i}", str(i), f"features.{'pool' if i in _POOLED else 'relu'}{i}", (0, width))
         for i, width in enumerate(_WIDTHS[:-1], start=1)

@@ -34,6 +34,13 @@ def read_weights(source: str) -> tuple[dict[str, Tensor], dict[str, Any] | None]
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, or holds no weights, or anything but plain data.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile(suffix=".pth") as file:
+        ...     torch.save({"state_dict": {"module.fc.bias": torch.zeros(2)}}, file.name)
+        ...     read_weights(file.name)
+        ({'fc.bias': tensor([0., 0.])}, None)
     """
     if _TORCHVISION.fullmatch(source):
         from torchvision.models import get_weight
@@ -137,6 +144,9 @@ def untrained(network: nn.Module) -> bool:
 
     A network without batch norm counts as trained: nothing tells.
 
+    Args:
+        network: looked at, not changed.
+
     Example:
         >>> untrained(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
         True
@@ -163,7 +173,8 @@ def _by_position(given: dict[str, Tensor], wanted: dict[str, Tensor], source: st
     return {name: tensor for (name, _), (_, tensor) in zip(targets, sources, strict=True)}
 
 
-def _table(rows: list[tuple[str, Tensor | None, Tensor | None]], limit: int = 30) -> str:
+def _table(rows: list[tuple[str, Tensor | None, Tensor | None]]) -> str:
+    limit = 30  # rows, so that the end of the message is on the screen
     cells = [
         (name, *("-" if tensor is None else str(tuple(tensor.shape)) for tensor in tensors)) for name, *tensors in rows
     ]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from lit_methods.backbones.plan import Plan
+from lit_methods.backbones.kept import PlainPlan
 
 
 @dataclass(frozen=True)
@@ -18,6 +16,10 @@ class Chain:
         convs: module names, in forward order; at least two.
         norms: the batch norm behind each of them but the last.
         widths: filters of each of them but the last, in the full network.
+
+    Example:
+        >>> Chain(("layer1.0.conv1", "layer1.0.conv2"), ("layer1.0.bn1",), (16,)).widths
+        (16,)
     """
 
     convs: tuple[str, ...]
@@ -26,11 +28,11 @@ class Chain:
 
 
 Block = tuple[Chain, ...]  # chains side by side that share one rate
-MidChannels = Sequence[int | Sequence[int]]
+MidChannels = Sequence[int | Sequence[int]]  # per block one width, or one for each convolution inside
 
 
 @dataclass
-class WidthPlan:
+class WidthPlan(PlainPlan):
     """How many channels flow inside the blocks, in plain types; what a checkpoint carries of a sketched network.
 
     Args:
@@ -38,14 +40,14 @@ class WidthPlan:
         mid: convolution name -> its filters; a convolution without an entry stays as wide as it was.
 
     Raises:
-        ValueError: a width below 1.
+        ValueError: a width below 1, or no whole number.
 
     Example:
         >>> WidthPlan("resnet20", {"layer1.0.conv1": 9}).to_dict()
         {'arch': 'resnet20', 'mid': {'layer1.0.conv1': 9}}
     """
 
-    arch: str
+    form = "a plan of widths has the keys 'arch' and 'mid'"
     mid: dict[str, int]
 
     def __post_init__(self) -> None:
@@ -55,21 +57,6 @@ class WidthPlan:
                     f"plan gives {conv!r} {width} filters; a convolution needs a whole number of them, at least 1"
                 )
         self.mid = {conv: int(width) for conv, width in self.mid.items()}
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain types, for ``hparams["plan"]``."""
-        return {"arch": self.arch, "mid": dict(self.mid)}
-
-    @classmethod
-    def from_dict(cls, plan: dict[str, Any]) -> WidthPlan:
-        """The inverse of ``to_dict``.
-
-        Raises:
-            ValueError: keys are missing or unknown.
-        """
-        if plan.keys() != {"arch", "mid"}:
-            raise ValueError(f"a plan of widths has the keys 'arch' and 'mid'; got {sorted(plan)}")
-        return cls(**plan)
 
     @classmethod
     def of_blocks(cls, arch: str, blocks: Sequence[Block], mid_channels: MidChannels) -> WidthPlan:
@@ -106,16 +93,3 @@ class WidthPlan:
                 if width < n:
                     mid[conv] = width
         return cls(arch, mid)
-
-
-def plan_for(arch: str, blocks: Sequence[Block], plan: Plan | None, mid_channels: MidChannels | None) -> Plan | None:
-    """What a builder that takes either of the two builds.
-
-    Raises:
-        ValueError: both are given.
-    """
-    if mid_channels is None:
-        return plan
-    if plan is not None:
-        raise ValueError(f"{arch}: plan and mid_channels both say how narrow it is; give one of them")
-    return WidthPlan.of_blocks(arch, blocks, mid_channels)

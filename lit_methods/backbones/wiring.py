@@ -4,21 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_methods.backbones.kept import Ids
+from lit_methods.backbones.plan import Plan
 from lit_methods.functional.suggestions import nearest
-
-if TYPE_CHECKING:
-    from lit_methods.backbones.plan import Plan
 
 
 @dataclass(frozen=True)
 class Channels:
-    """The surviving channels of a stream that is ``full`` channels wide; ``ids`` is ``None`` while all are there."""
+    """The surviving channels of a stream.
+
+    Args:
+        full: how wide it is in the full network.
+        ids: of those that are left, rising; ``None`` while all are there.
+
+    Example:
+        >>> left = Channels(4, (0, 3))
+        >>> len(left), left + Channels(2), left | Channels(4, (1, 3))
+        (2, Channels(full=6, ids=(0, 3, 4, 5)), Channels(full=4, ids=(0, 1, 3)))
+    """
 
     full: int
     ids: tuple[int, ...] | None = None
@@ -35,7 +44,7 @@ class Channels:
         """The ids, spelled out."""
         return range(self.full) if self.ids is None else self.ids
 
-    def plain(self) -> list[int] | None:
+    def plain(self) -> Ids:
         """The form that ``kept_channels`` holds."""
         return None if self.ids is None else list(self.ids)
 
@@ -44,10 +53,12 @@ class Channels:
         return Channels.of(full, [front + i for i in self.listed()])
 
     def __or__(self, other: Channels) -> Channels:
+        """What a sum of two streams carries."""
         assert self.full == other.full, "channels of two streams"
         return Channels.of(self.full, sorted({*self.listed(), *other.listed()}))
 
     def __add__(self, other: Channels) -> Channels:
+        """What a concatenation carries."""
         ids = [*self.listed(), *(self.full + i for i in other.listed())]
         return Channels.of(self.full + other.full, ids)
 
@@ -65,19 +76,38 @@ class Wiring:
     Under a ``WidthPlan`` the channels inside a block are new ones, without a number in the full network; they count as
     all there.
 
+    Args:
+        plan: what pruning left, ``None`` for all.
+
     Raises:
         ValueError: the plan's ids or widths do not exist; from ``finish``: it names convolutions that do not exist.
+
+    Example:
+        >>> from lit_methods.backbones.kept import PrunePlan
+        >>> wiring = Wiring(PrunePlan("mine", {"conv": [1, 5]}))
+        >>> conv, stream = wiring.conv("conv", Channels(3), 6, kernel=3)
+        >>> head = wiring.linear("head", stream, 10)
+        >>> conv.out_channels, head.in_features, wiring.finish()
+        (2, 2, {'conv': ([1, 5], None), 'head': (None, [1, 5])})
     """
 
     def __init__(self, plan: Plan | None) -> None:
         self.keep: dict[str, list[int]] = getattr(plan, "keep", {})
         self.mid: dict[str, int] = getattr(plan, "mid", {})
         self.live = getattr(plan, "residual", "live") == "live"
-        self.kept_channels: dict[str, tuple[list[int] | None, list[int] | None]] = {}
+        self.kept_channels: dict[str, tuple[Ids, Ids]] = {}
         self._convolutions: list[str] = []
 
     def conv(self, name: str, source: Channels, out: int, kernel: int, **options: Any) -> tuple[nn.Conv2d, Channels]:
-        """The convolution ``name`` and the channels it puts out; padded to keep the size at stride 1."""
+        """The convolution ``name`` and the channels it puts out; padded to keep the size at stride 1.
+
+        Args:
+            name: where it will be inside the network.
+            source: its inputs.
+            out: its filters in the full network.
+            kernel: side of the kernel, odd.
+            options: of ``nn.Conv2d``, such as ``stride`` and ``bias``.
+        """
         kept = Channels(out)
         if name in self.mid:
             kept = Channels(self.mid[name])
@@ -95,7 +125,7 @@ class Wiring:
         return nn.Conv2d(len(source), len(kept), kernel, padding=kernel // 2, **options), kept
 
     def norm(self, name: str, channels: Channels, dims: int = 2) -> nn.BatchNorm1d | nn.BatchNorm2d:
-        """The batch norm ``name`` over these channels."""
+        """The batch norm ``name`` over these channels of maps (``dims=2``) or of vectors (``dims=1``)."""
         self.kept_channels[name] = (channels.plain(), channels.plain())
         return (nn.BatchNorm2d if dims == 2 else nn.BatchNorm1d)(len(channels))
 
@@ -108,7 +138,7 @@ class Wiring:
         """What a residual stream carries whose other channels are zero: these ("live") or all ("scatter")."""
         return channels if self.live else channels.whole()
 
-    def finish(self) -> dict[str, tuple[list[int] | None, list[int] | None]]:
+    def finish(self) -> dict[str, tuple[Ids, Ids]]:
         """``kept_channels``, after checking that the plan named nothing else."""
         for name in {**self.keep, **self.mid}:
             if name not in self._convolutions:
@@ -120,7 +150,16 @@ class Wiring:
 
 
 class Spread(nn.Module):
-    """Put channels at their places in a wider stream and leave zeros elsewhere; nothing to do costs nothing."""
+    """Put channels at their places in a wider stream and leave zeros elsewhere; nothing to do costs nothing.
+
+    Args:
+        source: the channels of the input.
+        target: those of the output, all of the source's among them.
+
+    Example:
+        >>> Spread(Channels(4, (3,)), Channels(4, (0, 3)))(torch.ones(1, 1, 1, 1)).flatten()
+        tensor([0., 1.])
+    """
 
     index: Tensor | None
 
@@ -142,7 +181,18 @@ class Spread(nn.Module):
 
 
 class ResidualSum(nn.Module):
-    """Add shortcut and branch channel by channel, each channel id to its equal, into a stream that holds them all."""
+    """Add shortcut and branch channel by channel, each channel id to its equal, into a stream that holds them all.
+
+    Args:
+        shortcut: channels of the first input.
+        branch: channels of the second one.
+        target: channels of the sum; both are among them.
+
+    Example:
+        >>> add = ResidualSum(Channels(3, (0, 1)), Channels(3, (1, 2)), Channels(3))
+        >>> add(torch.ones(1, 2, 1, 1), torch.ones(1, 2, 1, 1)).flatten()
+        tensor([1., 2., 1.])
+    """
 
     def __init__(self, shortcut: Channels, branch: Channels, target: Channels) -> None:
         super().__init__()

@@ -183,7 +183,15 @@ class Sketched(NamedTuple):
 def sketch_matrices(
     w: Tensor, size: int, dim: int, *, normalize: str | None, tail: Tail, channel_layout: Layout
 ) -> Sketched:
-    """``sketch_conv_weight`` with what is needed to judge it; arguments and errors are its own."""
+    """``sketch_conv_weight`` with what is needed to judge it; arguments and errors are its own.
+
+    Example:
+        >>> sketched = sketch_matrices(
+        ...     torch.ones(8, 2, 3, 3), 4, 0, normalize=None, tail="fill", channel_layout="channels"
+        ... )
+        >>> sketched.a.shape, sketched.b.shape, sketched.stats.rows_used
+        (torch.Size([8, 18]), torch.Size([4, 18]), 8)
+    """
     if w.ndim != 4 or not w.is_floating_point():
         raise ValueError(f"w must be a float convolution weight (n, c, k, k), got {w.dtype} of shape {tuple(w.shape)}")
     if dim not in (0, 1):

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from lit_methods.backbones import BACKBONES, Backbone, WidthPlan, find_backbone, inner_blocks, planned_network
-from lit_methods.backbones.cutting import build_like, check_layers, copy_layer, layers_with_parameters
-from lit_methods.filter_sketch.functional import (
-    Layout,
-    Tail,
-    covariance_error,
-    sketch_matrices,
-    sketch_width,
-)
+from lit_methods.backbones import Backbone, WidthPlan, find_backbone, inner_blocks, planned_network
+from lit_methods.backbones.cutting import build_like, check_layers, copy_layer, copy_settings
+from lit_methods.backbones.plan import archs_with, layers_with_parameters
+from lit_methods.filter_sketch.functional import Layout, Tail, covariance_error, sketch_matrices, sketch_width
 from lit_methods.functional.rates import round_up
 
 __all__ = ["Sketcher", "arch_of", "sketch_model", "sketch_to_plan", "widths_at"]
@@ -26,25 +20,21 @@ __all__ = ["Sketcher", "arch_of", "sketch_model", "sketch_to_plan", "widths_at"]
 Report = list[dict[str, Any]]
 
 
+class _Options(TypedDict, total=False):
+    """How to sketch, see ``sketch_model``."""
+
+    normalize: Literal["l2"] | None
+    tail: Tail
+    channel_layout: Layout
+
+
 @overload
 def sketch_model(
-    model: nn.Module,
-    rates: Sequence[float],
-    *,
-    normalize: Literal["l2"] | None = ...,
-    tail: Tail = ...,
-    channel_layout: Layout = ...,
-    return_report: Literal[False] = ...,
+    model: nn.Module, rates: Sequence[float], *, return_report: Literal[False] = ..., **options: Unpack[_Options]
 ) -> nn.Module: ...
 @overload
 def sketch_model(
-    model: nn.Module,
-    rates: Sequence[float],
-    *,
-    normalize: Literal["l2"] | None = ...,
-    tail: Tail = ...,
-    channel_layout: Layout = ...,
-    return_report: Literal[True],
+    model: nn.Module, rates: Sequence[float], *, return_report: Literal[True], **options: Unpack[_Options]
 ) -> tuple[nn.Module, Report]: ...
 def sketch_model(
     model: nn.Module,
@@ -143,6 +133,9 @@ def sketch_to_plan(model: nn.Module, plan: WidthPlan, sketcher: Sketcher) -> nn.
         plan: widths inside its blocks.
         sketcher: how to sketch; its report is added to.
 
+    Raises:
+        ValueError: ``model`` is another network; weights that are not finite.
+
     Example:
         >>> from lit_methods.backbones import resnet20
         >>> plan = WidthPlan("resnet20", {"layer1.0.conv1": 5})
@@ -175,11 +168,9 @@ def sketch_to_plan(model: nn.Module, plan: WidthPlan, sketcher: Sketcher) -> nn.
         if any(True for _ in layer.parameters(recurse=False)):
             source = model.get_submodule(name)
             if name not in made:
-                copy_layer(source, layer, name=name)
-            for key, parameter in layer.named_parameters(recurse=False):
-                parameter.requires_grad = source.get_parameter(key).requires_grad
-            if isinstance(source, _BatchNorm) and isinstance(layer, _BatchNorm):
-                layer.eps, layer.momentum = source.eps, source.momentum
+                copy_layer(name, source, layer)
+            else:
+                copy_settings(source, layer)
     return small
 
 
@@ -190,7 +181,12 @@ class Sketcher:
         normalize: see ``sketch_conv_weight``.
         tail: see ``frequent_directions``.
         channel_layout: see ``sketch_conv_weight``.
-        with_report: fill ``report``, whose last column takes longer than the sketch itself.
+        with_report: fill ``report``, as ``sketch_model`` returns it; its last column takes longer than the sketch.
+
+    Example:
+        >>> sketcher = Sketcher()
+        >>> sketcher("conv1", torch.eye(4).view(4, 4, 1, 1), 3, dim=0).shape, sketcher.report[0]["rows_used"]
+        (torch.Size([3, 4, 1, 1]), 4)
     """
 
     def __init__(
@@ -206,6 +202,12 @@ class Sketcher:
 
     def __call__(self, layer: str, weight: Tensor, size: int, dim: Literal[0, 1]) -> Tensor:
         """The sketched weight.
+
+        Args:
+            layer: its name, for the report and errors.
+            weight: (n, c, k, k), see ``sketch_conv_weight``, as are the others.
+            size: filters or input channels that are left.
+            dim: 0 for filters, 1 for input channels.
 
         Raises:
             ValueError: it cannot be sketched; the message names the layer.
@@ -224,7 +226,10 @@ class Sketcher:
 
 
 def arch_of(model: nn.Module) -> str:
-    """The key of ``BACKBONES`` whose full network a model is, by the names and shapes of its layers.
+    """The key of ``BACKBONES`` whose full network a model is, by the names and shapes of its parameters.
+
+    Args:
+        model: with any number of classes.
 
     Raises:
         ValueError: there is none with a table of inner blocks; the model may be pruned already.
@@ -236,15 +241,14 @@ def arch_of(model: nn.Module) -> str:
     """
     shapes = {name: tensor.shape for name, tensor in model.named_parameters()}
     classes = [layer.out_features for layer in model.modules() if isinstance(layer, nn.Linear)][-1:]
-    for arch, backbone in BACKBONES.items():
-        if backbone.inner_blocks is not None:
-            full = planned_network(WidthPlan(arch, {}), *classes)
-            if {name: tensor.shape for name, tensor in full.named_parameters()} == shapes:
-                return arch
-    having = ", ".join(arch for arch, backbone in BACKBONES.items() if backbone.inner_blocks is not None)
+    having = archs_with("inner_blocks")
+    for arch in having:
+        full = planned_network(WidthPlan(arch, {}), *classes)
+        if {name: tensor.shape for name, tensor in full.named_parameters()} == shapes:
+            return arch
     raise ValueError(
-        f"this {type(model).__name__} is no full network with a table of inner blocks ({having}): it is pruned "
-        "already, or needs an entry, BACKBONES['my_net'] = Backbone(build, prune_points, inner_blocks=...); "
+        f"this {type(model).__name__} is no full network with a table of inner blocks ({', '.join(having)}): it is "
+        "pruned already, or needs an entry, BACKBONES['my_net'] = Backbone(build, prune_points, inner_blocks=...); "
         "FilterSketchPruning traces a network without one"
     )
 

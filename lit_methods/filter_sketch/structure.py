@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -15,7 +14,7 @@ from lit_methods.backbones.structure import Skeleton, Table
 from lit_methods.backbones.traced import channel_groups, norms_behind
 from lit_methods.filter_sketch.functional import sketch_width, tail_energy
 from lit_methods.filter_sketch.model import Sketcher, sketch_to_plan, widths_at
-from lit_methods.functional.rates import round_up
+from lit_methods.functional.rates import round_rate_up, round_up
 
 
 class TableStructure(Table):
@@ -28,10 +27,10 @@ class TableStructure(Table):
 
     def __init__(self, arch: str, num_classes: int) -> None:
         super().__init__(arch, num_classes)
-        self.blocks = [[conv for chain in block for conv in chain.convs[:-1]] for block in inner_blocks(arch)]
-        self.lowest = [
-            lowest_rate(min(width for chain in block for width in chain.widths)) for block in inner_blocks(arch)
-        ]
+        blocks = inner_blocks(arch)
+        self.blocks = [[conv for chain in block for conv in chain.convs[:-1]] for block in blocks]
+        narrowest = [min(width for chain in block for width in chain.widths) for block in blocks]
+        self.lowest = [round_rate_up(1 / width) for width in narrowest]  # rates that still leave a filter
 
     def plan(self, rates: Sequence[float], round_to: int = 1) -> WidthPlan:
         """The widths at these kept fractions, one per block."""
@@ -75,7 +74,7 @@ class TracedStructure(Skeleton):
                 "is nothing that FilterSketch could narrow; try HRankPruning"
             )
         self.blocks = [[group.root] for group in self.groups]
-        self.lowest = [lowest_rate(group.channels // group.parts) for group in self.groups]
+        self.lowest = [round_rate_up(group.parts / group.channels) for group in self.groups]
 
     def plan(self, rates: Sequence[float], round_to: int = 1) -> TracedPlan:
         """The channels that stay at these kept fractions, one per block."""
@@ -124,18 +123,16 @@ Structure = TableStructure | TracedStructure
 
 
 def group_scores(structure: Structure, network: nn.Module) -> list[Tensor]:
-    """Per block one number for each of its filters, see ``tail_energy``."""
+    """What each filter inside the blocks holds, for a budget that is shared out among them.
+
+    Args:
+        structure: of the network.
+        network: with its weights.
+
+    Returns:
+        Per block (filters,) float64, one layer after the other, see ``tail_energy``.
+    """
     return [
         torch.cat([tail_energy(network.get_parameter(f"{conv}.weight")) for conv in convs])
         for convs in structure.blocks
     ]
-
-
-def lowest_rate(width: int) -> float:
-    """The lowest rate of four decimals that leaves a layer of this width a filter.
-
-    Example:
-        >>> lowest_rate(16), lowest_rate(3)
-        (0.0625, 0.3334)
-    """
-    return math.ceil(10_000 / width) / 10_000

@@ -25,6 +25,12 @@ def check_archive(path: str | Path) -> None:
     Raises:
         ValueError: it is cut off, damaged or no archive; the text does not name the path.
         OSError: it cannot be opened.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile() as file:
+        ...     torch.save(torch.zeros(2), file.name)
+        ...     check_archive(file.name)
     """
     state = os.stat(path)
     _check(os.path.abspath(path), state.st_ino, state.st_size, state.st_mtime_ns)
@@ -76,7 +82,15 @@ def load_plain(path: str | Path, *, legacy: bool = False, map_location: Any = "c
 
 
 def refusal(error: Exception) -> str:
-    """Why ``torch.load`` did not take a file, in one line without its advice to load it unsafely."""
+    """Why ``torch.load`` did not take a file, in one line without its advice to load it unsafely.
+
+    Args:
+        error: what it raised.
+
+    Example:
+        >>> refusal(EOFError("Ran out of input"))
+        'damaged, or not written by torch.save (Ran out of input)'
+    """
     if wanted := re.search(r"GLOBAL ([\w.]+)", str(error)):
         return f"it asks for {wanted[1]}, but only tensors and plain values are loaded"
     told = re.search(r"WeightsUnpickler error: (.+)", str(error))

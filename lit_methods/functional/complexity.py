@@ -4,7 +4,7 @@ import io
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -17,8 +17,11 @@ from lit_methods.functional.modes import evaluating
 class Complexity(NamedTuple):
     """What ``measure_complexity`` measured.
 
-    ``macs`` as ``count_macs`` counts, ``params`` every parameter, ``file_bytes`` the size of the saved state dict,
-    ``latency_ms`` the median of single forward passes.
+    Args:
+        macs: multiply-adds of one image, as ``count_macs`` counts them.
+        params: every parameter.
+        file_bytes: size of the saved state dict.
+        latency_ms: median of single forward passes at batch 1.
     """
 
     macs: int
@@ -31,17 +34,27 @@ class Complexity(NamedTuple):
 def call_hooks(
     model: nn.Module, names: Sequence[str], hook: Callable[[str, nn.Module, Tensor, Tensor], None]
 ) -> Iterator[None]:
-    """While open, ``hook(name, module, first input, output)`` runs after each call of the named modules."""
+    """While open, a function runs after each call of some modules.
+
+    Args:
+        model: no hook is left behind in it.
+        names: of its modules.
+        hook: ``hook(name, module, first input, output)``.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 2))
+        >>> with call_hooks(model, ["0"], lambda name, module, x, y: print(name, tuple(x.shape), tuple(y.shape))):
+        ...     _ = model(torch.zeros(1, 4))
+        0 (1, 4) (1, 2)
+    """
 
     def bind(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
         return lambda module, inputs, output: hook(name, module, inputs[0], output)
 
-    handles = [model.get_submodule(name).register_forward_hook(bind(name)) for name in names]
-    try:
+    with ExitStack() as hooks:
+        for name in names:
+            hooks.enter_context(model.get_submodule(name).register_forward_hook(bind(name)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class LayerUse(NamedTuple):
@@ -55,6 +68,14 @@ def layer_uses(model: nn.Module, input_size: Sequence[int]) -> dict[str, LayerUs
     """Use of every convolution and linear layer, from one forward pass on zeros in eval mode.
 
     A layer that is called twice counts twice, one that is not called has zeros.
+
+    Args:
+        model: its modes and buffers are as before afterwards.
+        input_size: (C, H, W) of one image.
+
+    Example:
+        >>> layer_uses(nn.Sequential(nn.Conv2d(3, 8, 3)), (3, 10, 10))
+        {'0': LayerUse(positions=64, outputs=512)}
     """
     uses = {name: LayerUse(0, 0) for name, part in model.named_modules() if isinstance(part, _ConvNd | nn.Linear)}
 
@@ -66,7 +87,7 @@ def layer_uses(model: nn.Module, input_size: Sequence[int]) -> dict[str, LayerUs
         uses[name] = LayerUse(uses[name].positions + positions, uses[name].outputs + y.numel())
 
     with evaluating(model), call_hooks(model, list(uses), count):
-        model(_zeros(model, 1, input_size))
+        model(blank_images(model, input_size))
     return uses
 
 
@@ -141,7 +162,7 @@ def measure_latency(
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}")
     times: dict[str, list[float]] = {name: [] for name in models}
-    images = {name: _zeros(model, batch_size, input_size) for name, model in models.items()}
+    images = {name: blank_images(model, input_size, batch_size) for name, model in models.items()}
     for turn in range(warmup + repeats):
         for name, model in models.items():
             with evaluating(model):
@@ -155,7 +176,18 @@ def measure_latency(
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def _zeros(model: nn.Module, batch_size: int, input_size: Sequence[int]) -> Tensor:
+def blank_images(model: nn.Module, input_size: Sequence[int], batch_size: int = 1) -> Tensor:
+    """Zeros (batch_size, C, H, W) of the dtype and on the device of a model's first floating point parameter.
+
+    Args:
+        model: has such a parameter.
+        input_size: (C, H, W) of one image.
+        batch_size: how many.
+
+    Example:
+        >>> blank_images(nn.Linear(4, 2).double(), (4,))
+        tensor([[0., 0., 0., 0.]], dtype=torch.float64)
+    """
     weight = next(p for p in model.parameters() if p.is_floating_point())
     return torch.zeros(batch_size, *input_size, dtype=weight.dtype, device=weight.device)
 

@@ -54,11 +54,11 @@ def grid(images: Sequence[np.ndarray], columns: int = 8) -> np.ndarray:
     """Pictures side by side on white, row by row.
 
     Args:
-        images: (H, W, 3) uint8 RGB each; sizes may differ.
-        columns: pictures per row.
+        images: (H, W, 3) uint8 RGB each, at least one; sizes may differ.
+        columns: pictures per row, at least 1.
 
     Returns:
-        One picture (H', W', 3) uint8.
+        One picture (H', W', 3) uint8, two pixels of white around each.
 
     Example:
         >>> grid([np.zeros((10, 8, 3), np.uint8)] * 3, columns=2).shape

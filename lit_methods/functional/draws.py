@@ -69,6 +69,10 @@ def uniforms(count: int, *key: int | NDArray[np.int64]) -> NDArray[np.float64]:
 def permutation(size: int, *key: int) -> NDArray[np.int64]:
     """Put the numbers 0 to ``size - 1`` into an order that the key decides.
 
+    Args:
+        size: how many numbers.
+        key: whole numbers, as in :func:`hash64`.
+
     Returns:
         ``(size,)`` int64.
 

@@ -1,4 +1,4 @@
-"""Modes of networks."""
+"""Train and eval mode of networks: what a look at a network must leave as it was."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,10 @@ from torch import nn
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; afterwards every submodule has its own former mode again.
+    """Eval mode without gradients; afterwards every submodule has its own former mode again, also after an error.
+
+    Args:
+        module: the network.
 
     Example:
         >>> layer = nn.Dropout()

@@ -29,6 +29,13 @@ def read_rgb(path: str | os.PathLike[str]) -> Image.Image:
 
     Raises:
         BadImageError: the file is missing, no picture, cut off, far too large, or holds floating point values.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile(suffix=".png") as file:
+        ...     Image.new("L", (4, 2), 90).save(file.name)
+        ...     read_rgb(file.name).getpixel((0, 0))
+        (90, 90, 90)
     """
     try:
         with Image.open(path) as image:
@@ -43,6 +50,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
     Grey, palette, RGBA and CMYK become RGB; alpha is dropped and 16-bit grey is divided by 257 (Pillow's own conversion
     would cut everything above 255 to white).
+
+    Args:
+        image: loaded; not changed.
 
     Raises:
         ValueError: floating point pixels.
@@ -65,6 +75,9 @@ def resize_side(size: int) -> int:
 
     Pictures of 64 pixels and less, such as CIFAR's, are not cropped.
 
+    Args:
+        size: side of the crop, in pixels.
+
     Example:
         >>> resize_side(224), resize_side(112), resize_side(32)
         (256, 128, 32)
@@ -76,6 +89,20 @@ def list_images(folder: Path) -> list[str]:
     """Names of the picture files directly inside a folder, sorted; endings in any case.
 
     Hidden files are left out: copying from some systems leaves a ``._name.jpg`` beside each picture.
+
+    Args:
+        folder: its own folders are not looked into.
+
+    Raises:
+        OSError: there is no such folder, or it cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("b.JPG", "a.png", "notes.txt", "._a.png"):
+        ...         Path(folder, name).touch()
+        ...     list_images(Path(folder))
+        ['a.png', 'b.JPG']
     """
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.name.lower().endswith(SUFFIXES) and entry.name[0] != "."]

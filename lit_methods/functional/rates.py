@@ -59,6 +59,9 @@ def _decimal(rate: float) -> str:
 def round_rate_up(rate: float) -> float:
     """To four decimals, never below ``rate``: what a cut-off product with a width takes for the whole number meant.
 
+    Args:
+        rate: in [0, 1].
+
     Example:
         >>> round_rate_up(1 / 12), round_rate_up(1 - 1 / 12), round_rate_up(1 - 0.7)
         (0.0834, 0.9167, 0.3)
@@ -67,7 +70,12 @@ def round_rate_up(rate: float) -> float:
 
 
 def round_up(channels: int, multiple: int, most: int) -> int:
-    """The next multiple of ``multiple``, but never more than ``most``.
+    """The next multiple, but never more than there are.
+
+    Args:
+        channels: how many are wanted.
+        multiple: of what number, at least 1, such as 8.
+        most: how many there are.
 
     Example:
         >>> round_up(9, 8, 64), round_up(16, 8, 64), round_up(9, 8, 12)

@@ -7,6 +7,10 @@ from difflib import get_close_matches
 def nearest(name: str, known: Iterable[str]) -> str:
     """``"; did you mean 'a' or 'b'?"``, or nothing where no known name is near.
 
+    Args:
+        name: what was given.
+        known: what it may have been; three of them at most are named.
+
     Example:
         >>> nearest("resnet65", ["resnet56", "vgg16_bn_cifar"])
         "; did you mean 'resnet56'?"
@@ -16,7 +20,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says in its first line; its type where it says nothing.
+    """What an error says in its first line; the name of its type where it says nothing.
+
+    Args:
+        error: any.
 
     Example:
         >>> first_line(ValueError("no weights\\n  in this file")), first_line(EOFError())

@@ -35,6 +35,9 @@ _CACHE, _ELSEWHERE = 2**23, 2**28  # bytes of working copies: what a CPU keeps i
 def parse_compress_rate(text: str) -> list[float]:
     """The pruned fractions in a string such as ``"[0.1]+[0.60]*35"``: the official command line.
 
+    Args:
+        text: as ``parse_rates`` reads it.
+
     Raises:
         ValueError: a term cannot be read, or a rate lies outside [0, 1).
 
@@ -58,12 +61,33 @@ def prune_count(n: int, rate: float) -> int:
     Raises:
         ValueError: a rate outside [0, 1).
 
+    Source:
+        HRank, arXiv 2002.10179, official code.
+
     Example:
         >>> prune_count(12, 0.7), prune_count(100, 0.29)
         (8, 28)
     """
     _check_rate(rate)
     return int(rate * n)
+
+
+def kept_count(n: int, rate: float, round_to: int = 1) -> int:
+    """How many of ``n`` filters stay at this rate.
+
+    Args:
+        n: filters of the convolution.
+        rate: fraction to remove, in [0, 1).
+        round_to: their number becomes the next multiple of this, where there are as many.
+
+    Raises:
+        ValueError: a rate outside [0, 1).
+
+    Example:
+        >>> kept_count(12, 0.7), kept_count(64, 0.7, round_to=8), kept_count(12, 0.2, round_to=8)
+        (4, 24, 12)
+    """
+    return round_up(n - prune_count(n, rate), round_to, n)
 
 
 def select_filters(scores: Tensor, rate: float) -> Tensor:
@@ -87,11 +111,26 @@ def select_filters(scores: Tensor, rate: float) -> Tensor:
         >>> select_filters(torch.tensor([3.0, 1.0, 2.0, 1.0]), 0.5)
         tensor([0, 2])
     """
-    return best_filters(scores, len(scores) - prune_count(len(scores), rate) if scores.ndim else 0)
+    return best_filters(scores, kept_count(len(scores), rate) if scores.ndim else 0)
 
 
 def best_filters(scores: Tensor, kept: int) -> Tensor:
-    """Rising ids of so many filters of highest score; among equals the lower ids go first. See ``select_filters``."""
+    """``select_filters`` for a number instead of a rate.
+
+    Args:
+        scores: (C,), higher is better.
+        kept: how many stay, at most C.
+
+    Returns:
+        (kept,) int64 ids, rising.
+
+    Raises:
+        ValueError: ``scores`` is not a non-empty vector, or holds NaN.
+
+    Example:
+        >>> best_filters(torch.tensor([3.0, 1.0, 2.0, 1.0]), 3)
+        tensor([0, 2, 3])
+    """
     if scores.ndim != 1 or len(scores) == 0 or scores.isnan().any():
         raise ValueError(f"scores must be a vector (C,) of numbers, got shape {tuple(scores.shape)}: {scores}")
     return scores.argsort(stable=True)[len(scores) - kept :].sort().values
@@ -122,6 +161,12 @@ def batch_ranks(
 
     Source:
         HRank, arXiv 2002.10179. The official code runs one pass per layer and calls ``matrix_rank`` per map.
+
+    Example:
+        >>> batches = torch.eye(4).repeat(3, 1, 1, 1).split(2)  # three images of one channel
+        >>> list(batch_ranks(nn.Sequential(nn.ReLU()), batches, [PrunePoint("conv", "1", "0", (0, 1))]))
+        [{'conv': tensor([[4],
+                [4]])}, {'conv': tensor([[4]])}]
     """
     places: dict[str, set[tuple[int, int]]] = {}
     modules = dict(model.named_modules())
@@ -237,7 +282,7 @@ def build_plan(arch: str, scores: Mapping[str, Tensor], rates: Sequence[float], 
     keep: dict[str, list[int]] = {}
     for point in points:
         n = point.num_filters
-        kept = round_up(n - prune_count(n, rate_of[point.group]), round_to, n)
+        kept = kept_count(n, rate_of[point.group], round_to)
         if kept == n:
             continue
         if point.conv not in scores or scores[point.conv].shape != (n,):
@@ -248,7 +293,22 @@ def build_plan(arch: str, scores: Mapping[str, Tensor], rates: Sequence[float], 
 
 
 def save_rank_scores(path: str | Path, scores: Mapping[str, Tensor]) -> None:
-    """Write scores to one ``.npz`` keyed by convolution name."""
+    """Write scores to one file, which ``load_rank_scores`` reads.
+
+    Args:
+        path: the file; its name stays as it is, whatever its ending.
+        scores: convolution name -> (channels,), which become arrays of these names in the format ``.npz``.
+
+    Raises:
+        OSError: it cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile() as file:
+        ...     save_rank_scores(file.name, {"conv1": torch.arange(16.0)})
+        ...     load_rank_scores(file.name, "resnet20")["conv1"].dtype
+        torch.float64
+    """
     arrays: dict[str, Any] = {conv: score.detach().cpu().numpy() for conv, score in scores.items()}
     with open(path, "wb") as file:  # given a name, NumPy would append .npz to it
         np.savez(file, **arrays)

@@ -9,12 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lit_methods.backbones import PrunePlan, TracedPlan, prune_points
+from lit_methods.backbones import PrunePlan, PrunePoint, TracedPlan, prune_points
 from lit_methods.backbones.groups import select_channels, traced_plan
 from lit_methods.backbones.structure import Skeleton, Table
 from lit_methods.backbones.traced import channel_groups, score_points
-from lit_methods.functional.rates import round_up
-from lit_methods.hrank.functional import build_plan, prune_count
+from lit_methods.hrank.functional import build_plan, kept_count
 
 
 class TableStructure(Table):
@@ -34,7 +33,7 @@ class TableStructure(Table):
 
     def group_scores(self, scores: Mapping[str, Tensor]) -> list[Tensor]:
         """Per group the scores of its filters, as fractions of the highest in their layer."""
-        share = {point.conv: relative(scores[point.conv]) for point in self.points}
+        share = relative(scores, self.points)
         return [torch.cat([share[p.conv] for p in self.points if p.group == group]) for group in self.groups]
 
     def plan(self, scores: Mapping[str, Tensor], rates: Sequence[float], round_to: int = 1) -> PrunePlan:
@@ -63,24 +62,30 @@ class TracedStructure(Skeleton):
 
     def group_scores(self, scores: Mapping[str, Tensor]) -> list[Tensor]:
         """Per group the scores of its channels."""
-        share = {point.conv: relative(scores[point.conv]) for point in self.points}
+        share = relative(scores, self.points)
         return [group.mean_score(share) for group in self.channel_groups]
 
     def plan(self, scores: Mapping[str, Tensor], rates: Sequence[float], round_to: int = 1) -> TracedPlan:
         """What stays at these removed fractions, one per group."""
         self.check_number(rates, len(self.groups), "to remove of each group of channels")
-        removed = []
-        for group, rate in zip(self.channel_groups, rates, strict=True):
-            n = group.channels
-            removed.append(n - round_up(n - prune_count(n, rate), round_to, n))
-        share = {point.conv: relative(scores[point.conv]) for point in self.points}
-        keep = select_channels(share, self.channel_groups, removed)
+        widths = [group.channels for group in self.channel_groups]
+        removed = [n - kept_count(n, rate, round_to) for n, rate in zip(widths, rates, strict=True)]
+        keep = select_channels(relative(scores, self.points), self.channel_groups, removed)
         return traced_plan(self.skeleton, self.channel_groups, keep)
 
 
 Structure = TableStructure | TracedStructure
 
 
-def relative(scores: Tensor) -> Tensor:
-    """Scores as fractions of the highest, which makes layers comparable; all zero stays all zero."""
-    return scores / scores.max().clamp(min=1e-12)
+def relative(scores: Mapping[str, Tensor], points: Sequence[PrunePoint]) -> dict[str, Tensor]:
+    """Scores as fractions of the highest in their layer, which makes layers comparable; all zero stays all zero.
+
+    Args:
+        scores: convolution name -> (channels,), not negative.
+        points: the convolutions that are wanted.
+
+    Example:
+        >>> relative({"conv1": torch.tensor([1.0, 4.0])}, [PrunePoint("conv1", "1", "relu", (0, 2))])
+        {'conv1': tensor([0.2500, 1.0000])}
+    """
+    return {point.conv: scores[point.conv] / scores[point.conv].max().clamp(min=1e-12) for point in points}

@@ -9,7 +9,11 @@ from torchmetrics import Metric
 
 
 class ExactMetric(Metric):
-    """Base of metrics whose states keep their type: no precision of the module around them touches them."""
+    """Base of metrics whose states keep their type: no precision of the module around them touches them.
+
+    Args:
+        kwargs: of ``torchmetrics.Metric``.
+    """
 
     is_differentiable = False
     full_state_update = False
@@ -23,33 +27,36 @@ class AttackMetric(ExactMetric):
     """Base of the metrics here: ``update`` takes one row per attacked image, whole numbers are all that is kept.
 
     Whole numbers add up exactly in any order, and no conversion of the module around them (``half()``,
-    ``to(torch.bfloat16)``, Lightning's precision) touches them. Subclasses implement :meth:`count` and ``compute``.
+    ``to(torch.bfloat16)``, Lightning's precision) touches them. Subclasses name their ``counts`` and implement
+    :meth:`count` and ``compute``.
 
     Args:
         max_queries: the budget of an image, at least 1; a success that took more counts as a failure.
         kwargs: of ``torchmetrics.Metric``.
 
     Raises:
-        ValueError: ``max_queries`` is below 1; from ``update``: not as many queries as images, or not whole numbers
-            of 0 or more.
+        ValueError: ``max_queries`` is below 1.
     """
+
+    counts: tuple[str, ...] = ()  # names of states: int64 scalars that start at 0 and are summed over processes
 
     def __init__(self, max_queries: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if max_queries < 1:
             raise ValueError(f"max_queries must be at least 1, the first look at the image, got {max_queries}")
         self.max_queries = max_queries
-
-    def add_count(self, name: str, size: int | None = None) -> None:
-        """A state that starts at 0, a scalar or (size,), and is summed over processes."""
-        self.add_state(name, torch.zeros([] if size is None else size, dtype=torch.int64), dist_reduce_fx="sum")
+        for name in self.counts:
+            self.add_state(name, torch.zeros([], dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, success: Tensor, queries: Tensor) -> None:
         """Add images, possibly none.
 
         Args:
             success: (N,) bool, or int with 0 for failures.
-            queries: (N,) int, what each image cost.
+            queries: (N,) int of 0 or more, what each image cost.
+
+        Raises:
+            ValueError: not as many queries as images, or not whole numbers of 0 or more.
         """
         if success.ndim != 1 or success.shape != queries.shape:
             raise ValueError(
@@ -87,13 +94,9 @@ class AttackSuccessRate(AttackMetric):
     """
 
     higher_is_better = True
+    counts = ("successes", "images")
     successes: Tensor
     images: Tensor
-
-    def __init__(self, max_queries: int, **kwargs: Any) -> None:
-        super().__init__(max_queries, **kwargs)
-        self.add_count("successes")
-        self.add_count("images")
 
     def count(self, success: Tensor, queries: Tensor) -> None:
         """Count them."""
@@ -130,6 +133,7 @@ class MeanQueries(AttackMetric):
     """
 
     higher_is_better = False
+    counts = ("spent", "images")
     spent: Tensor
     images: Tensor
 
@@ -138,8 +142,6 @@ class MeanQueries(AttackMetric):
         if on not in ("success", "all"):
             raise ValueError(f'on must be "success" (images that were turned) or "all", got {on!r}')
         self.on: str = on
-        self.add_count("spent")
-        self.add_count("images")
 
     def count(self, success: Tensor, queries: Tensor) -> None:
         """Add up their queries."""
@@ -177,7 +179,7 @@ class MedianQueries(AttackMetric):
 
     def __init__(self, max_queries: int, **kwargs: Any) -> None:
         super().__init__(max_queries, **kwargs)
-        self.add_count("images_at", max_queries + 1)
+        self.add_state("images_at", torch.zeros(max_queries + 1, dtype=torch.int64), dist_reduce_fx="sum")
 
     def count(self, success: Tensor, queries: Tensor) -> None:
         """Count those that were turned, by their queries."""
@@ -215,13 +217,9 @@ class SuccessAUC(AttackMetric):
     """
 
     higher_is_better = True
+    counts = ("left", "images")
     left: Tensor
     images: Tensor
-
-    def __init__(self, max_queries: int, **kwargs: Any) -> None:
-        super().__init__(max_queries, **kwargs)
-        self.add_count("left")
-        self.add_count("images")
 
     def count(self, success: Tensor, queries: Tensor) -> None:
         """Add up what successes have left of their budgets."""
@@ -234,7 +232,10 @@ class SuccessAUC(AttackMetric):
 
 
 class ImageCount(ExactMetric):
-    """How many images are so, in whole numbers that no precision of the module around it touches.
+    """How many images are so, a whole number.
+
+    Args:
+        kwargs: of ``torchmetrics.Metric``.
 
     Example:
         >>> count = ImageCount()
@@ -260,6 +261,9 @@ class ImageCount(ExactMetric):
 
 class MeanDistance(ExactMetric):
     """Mean of some distances, summed in float64; NaN without any.
+
+    Args:
+        kwargs: of ``torchmetrics.Metric``.
 
     Example:
         >>> mean = MeanDistance()

@@ -1,4 +1,4 @@
-"""Filter scores as a metric."""
+"""The score of a filter as a metric: the mean rank of its feature maps."""
 
 from typing import Any
 

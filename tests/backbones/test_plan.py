@@ -13,8 +13,10 @@ from lit_methods.backbones import (
     Backbone,
     PrunePlan,
     PrunePoint,
+    WidthPlan,
     apply_masks,
     build_backbone,
+    cut_network,
     prune_model,
     prune_points,
 )
@@ -309,3 +311,7 @@ def test_bad_models_and_plans():
     wide.layer1[0].conv1 = nn.Conv2d(16, 4, 3, padding=1, bias=False)
     with pytest.raises(ValueError, match=r"'layer1\.0\.conv1' has \(4, 16, 3, 3\)"):
         prune_model(wide, plan)
+    with pytest.raises(ValueError, match="Sequential has no linear layer, whose outputs would tell"):
+        prune_model(nn.Sequential(nn.Conv2d(3, 4, 3)), plan)
+    with pytest.raises(ValueError, match="gives widths of resnet20, not the filters that stay"):
+        cut_network(build_backbone("resnet20"), WidthPlan("resnet20", {"layer1.0.conv1": 4}))

@@ -1,10 +1,11 @@
-"""ResNet-18 and -34: torchvision's, and prunable as ResNet-50 is."""
+"""ResNet-18, -34 and -50 are torchvision's; those of basic blocks lose filters as the others do."""
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
+from torchvision import models
 
 from lit_methods.backbones import (
     WidthPlan,
@@ -15,11 +16,11 @@ from lit_methods.backbones import (
 )
 from tests.hrank_vectors import random_plan, randomised
 
+PARAMS = {"resnet18": 11_689_512, "resnet34": 21_797_672, "resnet50": 25_557_032}  # of torchvision's documentation
 
-@pytest.mark.parametrize("arch", ["resnet18", "resnet34"])
-def test_basic_resnets_are_torchvisions(arch):
-    from torchvision import models
 
+@pytest.mark.parametrize("arch", PARAMS)
+def test_resnets_are_torchvisions(arch):
     theirs, ours = getattr(models, arch)(num_classes=7).eval(), build_backbone(arch, 7).eval()
     mine, known = ([(k, v.shape) for k, v in net.state_dict().items()] for net in (ours, theirs))
     assert mine == known
@@ -31,8 +32,7 @@ def test_basic_resnets_are_torchvisions(arch):
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         assert_close(ours(x), theirs(x))
-    params = {"resnet18": 11_689_512, "resnet34": 21_797_672}[arch]  # torchvision's documentation, 1000 classes
-    assert sum(p.numel() for p in planned_network(WidthPlan(arch, {}), 1000).parameters()) == params
+    assert sum(p.numel() for p in planned_network(WidthPlan(arch, {}), 1000).parameters()) == PARAMS[arch]
 
 
 @pytest.mark.parametrize("arch", ["resnet18", pytest.param("resnet34", marks=pytest.mark.slow)])

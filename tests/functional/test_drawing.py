@@ -1,3 +1,5 @@
+"""Captions and grids, pixel by pixel."""
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,12 @@ def test_caption_enlarges_by_whole_factors_and_keeps_the_pixels():
     assert drawn.shape == (5 * 32 + 20, 5 * 40, 3)
     assert (drawn[2 : 5 * 32 : 5, 2::5] == image).all()
     assert (drawn[5 * 32 :] < 128).any()  # the text
+
+
+def test_the_text_has_its_colour():
+    below = caption(np.zeros((160, 160, 3), np.uint8), "seven", colour="red")[160:]
+    assert (below[..., 0] == 255).all()
+    assert (below[..., 1:] == 0).any()
 
 
 def test_text_that_does_not_fit_is_cut():

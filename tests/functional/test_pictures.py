@@ -1,3 +1,5 @@
+"""Every kind of picture file becomes RGB, and one that cannot be read is named."""
+
 import warnings
 
 import numpy as np

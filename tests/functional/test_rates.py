@@ -1,3 +1,5 @@
+"""The short form of rates is read and written without loss."""
+
 import numpy as np
 import pytest
 

@@ -284,16 +284,11 @@ WIDTHS = {0.1: (1, 3, 6, 12, 25, 51), 0.2: (3, 6, 12, 25, 51, 102), 0.3: (4, 9, 
           0.4: (6, 12, 25, 51, 102, 204), 0.5: (8, 16, 32, 64, 128, 256), 0.6: (9, 19, 38, 76, 153, 307),
           0.7: (11, 22, 44, 89, 179, 358), 0.8: (12, 25, 51, 102, 204, 409), 0.9: (14, 28, 57, 115, 230, 460),
           1.0: (16, 32, 64, 128, 256, 512)}  # fmt: skip
-GOOGLENET = {(96, 128, 96, 112, 128, 144, 160, 160, 192): (24, 32, 24, 28, 32, 36, 40, 40, 48),
-             (16, 32, 16, 24, 24, 32, 32, 32, 48): (4, 8, 4, 6, 6, 8, 8, 8, 12),
-             (32, 96, 48, 64, 64, 64, 128, 128, 128): (8, 24, 12, 16, 16, 16, 32, 32, 32)}  # fmt: skip
 
 
 def test_widths():
     for rate, widths in WIDTHS.items():
         assert tuple(sketch_width(planes, rate) for planes in (16, 32, 64, 128, 256, 512)) == widths
-    for planes, widths in GOOGLENET.items():
-        assert tuple(sketch_width(number, 0.25) for number in planes) == widths
     assert sketch_width(100, 0.29) == 28  # the float product is 28.999...
 
 

@@ -13,7 +13,6 @@ from lit_methods.backbones import (
     resnet20,
     resnet50,
 )
-from lit_methods.filter_sketch.functional import sketch_width
 from lit_methods.filter_sketch.model import widths_at
 from lit_methods.functional import count_macs
 
@@ -33,26 +32,17 @@ def test_published_counts_to_the_unit(name, vectors):
     assert count_macs(small, size) == macs
 
 
-WIDTHS = {  # the specification's table, for 16, 32, 64, 128, 256 and 512 filters
-    0.1: (1, 3, 6, 12, 25, 51), 0.2: (3, 6, 12, 25, 51, 102), 0.3: (4, 9, 19, 38, 76, 153),
-    0.4: (6, 12, 25, 51, 102, 204), 0.5: (8, 16, 32, 64, 128, 256), 0.6: (9, 19, 38, 76, 153, 307),
-    0.7: (11, 22, 44, 89, 179, 358), 0.8: (12, 25, 51, 102, 204, 409), 0.9: (14, 28, 57, 115, 230, 460),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("rate", WIDTHS)
-def test_width_table(rate):
-    assert tuple(sketch_width(planes, rate) for planes in (16, 32, 64, 128, 256, 512)) == WIDTHS[rate]
+KEPT = (9, 19, 38, 76, 153, 307)  # at 0.6, of 16, 32, 64, 128, 256 and 512 filters
 
 
 def test_widths_of_the_residual_networks():
     cifar = widths_at("resnet20", [0.6] * 9).mid
-    assert cifar == {f"layer{i}.{j}.conv1": WIDTHS[0.6][i - 1] for i in (1, 2, 3) for j in range(3)}
+    assert cifar == {f"layer{i}.{j}.conv1": KEPT[i - 1] for i in (1, 2, 3) for j in range(3)}
     basic = widths_at("resnet18", [0.6] * 8).mid
-    assert basic == {f"layer{i}.{j}.conv1": WIDTHS[0.6][i + 1] for i in (1, 2, 3, 4) for j in range(2)}
+    assert basic == {f"layer{i}.{j}.conv1": KEPT[i + 1] for i in (1, 2, 3, 4) for j in range(2)}
     deep = widths_at("resnet50", [0.6] * 16).mid
     blocks = [f"layer{i}.{j}" for i, n in enumerate((3, 4, 6, 3), 1) for j in range(n)]
-    assert deep == {f"{block}.conv{k}": WIDTHS[0.6][int(block[5]) + 1] for block in blocks for k in (1, 2)}
+    assert deep == {f"{block}.conv{k}": KEPT[int(block[5]) + 1] for block in blocks for k in (1, 2)}
 
 
 def test_widths_of_googlenet():
@@ -110,3 +100,8 @@ def test_builders_take_widths_per_block(build, widths, plan):
 def test_builders_refuse(mid, message):
     with pytest.raises(ValueError, match=message):
         resnet20(mid_channels=mid)
+
+
+def test_a_plan_and_widths_are_not_given_together():
+    with pytest.raises(ValueError, match="resnet20: plan and mid_channels both say how narrow it is"):
+        resnet20(plan=WidthPlan("resnet20", {}), mid_channels=[8] * 9)

@@ -1,3 +1,5 @@
+"""Metrics of attacks against one image after the other in plain Python, however the images are dealt."""
+
 import numpy as np
 import pytest
 import torch

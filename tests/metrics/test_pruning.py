@@ -1,3 +1,5 @@
+"""The score of a filter against the vectors, however the images are dealt."""
+
 import numpy as np
 import pytest
 import torch
