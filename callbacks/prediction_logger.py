@@ -17,7 +17,8 @@ from lit_methods.functional.modes import evaluating
 class PredictionLogger(Callback):
     """Draw the first pictures of the validation and test split after each epoch, by the module's own ``draw``.
 
-    They land under ``val/predictions`` and ``test/predictions``; the true label goes to ``draw`` as the key ``label``.
+    They land under ``val/predictions`` and ``test/predictions``; what the batch knows of the truth goes to ``draw``
+    under its own keys, such as ``label``.
 
     Args:
         num_images: pictures in the grid, at most one batch.
@@ -51,15 +52,24 @@ class PredictionLogger(Callback):
             return
         if not isinstance(module, Predicts):
             raise ValueError(f"PredictionLogger needs a module with draw, which {type(module).__name__} has not")
-        if not len(batch["label"]):  # no sample is left for this process
+        if not len(batch["image"]):  # no sample is left for this process
             return
         shown = {k: v[: self.num_images] for k, v in batch.items()}
         with evaluating(module):
             predictions = module.predict_step(shown, 0)
         images = (shown["image"].permute(0, 2, 3, 1) * 255).round().byte().cpu().numpy()
-        labels = shown["label"].tolist()
+        truth = {name: values for name, values in shown.items() if name not in ("image", "index")}
+        if clash := truth.keys() & predictions[0].keys():
+            raise ValueError(
+                f"{type(module).__name__}.predict_step gives {', '.join(sorted(clash))}, as the batch calls the truth: "
+                "give the answer another name"
+            )
         drawn: list[np.ndarray] = [
-            module.draw(image, prediction | {"label": label})
-            for image, prediction, label in zip(images, predictions, labels, strict=True)
+            module.draw(image, prediction | {name: _plain(values[row]) for name, values in truth.items()})
+            for row, (image, prediction) in enumerate(zip(images, predictions, strict=True))
         ]
-        RunReport.of(trainer).picture(trainer, key, grid(drawn, columns=8))
+        RunReport.of(trainer).picture(trainer, key, grid(drawn))
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, torch.Tensor) else value

@@ -139,13 +139,8 @@ class ImageClassifier(Described, LightningModule):
         warmup_epochs: int = 0,
         start_epoch: int = 0,
     ) -> None:
-        own = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
-        self.save_hyperparameters()  # here once, for subclasses too: they never call it again
-        for name, value in own.items():  # the command line notes what a subclass takes, not what it hands on
-            self.hparams.setdefault(name, value)
-        for name in [k for k, v in self.hparams.items() if isinstance(v, nn.Module)]:
-            del self.hparams[name]  # an object given in code; from YAML it is its config, which stays
+        self.keep_arguments()  # here once, for subclasses too
         _check(self.hparams)
         self._backbone = (backbone,)  # a tuple, so that a network in it is no submodule
         self.model = build_backbone(backbone, num_classes, plan)

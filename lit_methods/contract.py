@@ -1,5 +1,6 @@
 """What every method's module offers to ``predict``, ``draw`` and ``export``, and a checkpoint that knows its class."""
 
+import inspect
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Protocol, runtime_checkable
@@ -44,7 +45,11 @@ class Predicts(Protocol):
         """
 
     def draw(self, image: np.ndarray, prediction: dict[str, Any]) -> np.ndarray:
-        """The prediction on its picture: (H, W, 3) uint8 RGB in and out; the output may be larger."""
+        """The prediction on its picture: (H, W, 3) uint8 RGB in and out; the output may be larger.
+
+        Where the truth is known, ``PredictionLogger`` adds it under the keys of the batch, such as ``label`` or
+        ``boxes``; so ``predict_step`` gives its answers other names.
+        """
 
 
 @runtime_checkable
@@ -56,11 +61,26 @@ class Exports(Protocol):
 
 
 class Described:
-    """Mixin before ``LightningModule``: its checkpoints say which class wrote them.
+    """Mixin before ``LightningModule``: its checkpoints say which class wrote them, and with which arguments.
 
     ``Predictor.from_checkpoint`` and the command line rebuild the module from the file alone. Classes of other packages
     are named in the file too, but never imported from it: their users pass ``module_class=``.
     """
+
+    def keep_arguments(self) -> None:
+        """Make the constructor's arguments ``self.hparams``, also those that a subclass fixes or adds.
+
+        Call it once, right after ``super().__init__()`` of the class that is the first to have arguments; subclasses do
+        not call it again. Networks given as objects are left out: a checkpoint holds plain values.
+        """
+        frame: Any = inspect.currentframe()
+        made = frame.f_back  # the constructor
+        self.save_hyperparameters(frame=made)  # type: ignore[attr-defined]
+        hparams: dict[str, Any] = self.hparams  # type: ignore[attr-defined]
+        for name in inspect.getargs(made.f_code).args[1:]:  # what a subclass hands on, Lightning forgets
+            hparams.setdefault(name, made.f_locals[name])
+        for name in [name for name, value in hparams.items() if isinstance(value, nn.Module)]:
+            del hparams[name]  # from YAML it is its configuration, which stays
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write the class's import path under ``checkpoint["lit_methods"]["class"]``."""

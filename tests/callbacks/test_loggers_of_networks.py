@@ -43,6 +43,33 @@ def test_modules_that_cannot_draw_are_named(make_trainer):
         make_trainer(callbacks=[PredictionLogger()], fast_dev_run=True).fit(BoringModel())
 
 
+def test_an_answer_does_not_take_the_name_of_the_truth(make_trainer):
+    class Guessing(ImageClassifier):
+        def predict_step(self, batch, batch_idx):
+            return [{"label": 0} for _ in batch["image"]]
+
+    loader = DataLoader(DATA, batch_size=8)
+    with pytest.raises(ValueError, match="predict_step gives label, as the batch calls the truth"):
+        make_trainer(callbacks=[PredictionLogger()]).test(Guessing("tiny", num_classes=4), loader, verbose=False)
+
+
+def test_truth_of_other_kinds_goes_to_draw(make_trainer):
+    seen = []
+
+    class Boxes(ImageClassifier):
+        def draw(self, image, prediction):
+            seen.append(prediction["boxes"])
+            return image
+
+        def test_step(self, batch, batch_idx):
+            pass
+
+    batch = {"image": torch.zeros(2, 3, 16, 16), "boxes": [torch.ones(1, 4), torch.zeros(0, 4)]}
+    trainer = make_trainer(callbacks=[PredictionLogger()])
+    trainer.test(Boxes("tiny", num_classes=4), DataLoader([batch], batch_size=None), verbose=False)
+    assert seen == [[[1.0] * 4], []]
+
+
 @pytest.mark.parametrize("pruned", [False, True])
 def test_costs_of_network_and_its_dense_twin(make_trainer, tmp_path, pruned):
     plan = PrunePlan("tiny", {"body.conv1": [0, 1], "body.conv2": [3]}).to_dict() if pruned else None
