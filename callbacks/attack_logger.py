@@ -14,7 +14,8 @@ from rich.console import Console
 from callbacks.interruption import leave_if_asked
 from callbacks.report import RunReport
 from lit_methods.functional.drawing import grid
-from lit_methods.ppba.attack import AttackResult, to_eight_bits
+from lit_methods.ppba.attack import AttackResult
+from lit_methods.ppba.eight_bits import levels
 from lit_methods.ppba.functional import success_curve
 from lit_methods.ppba.ledger import read_ledger
 from lit_methods.ppba.pictures import growth, triplet
@@ -107,7 +108,7 @@ class AttackLogger(Callback):
         films = result.history["films"]
         if films and not self._film:
             longest = max(films, key=lambda image: len(films[image].frames))
-            clean = _hwc(to_eight_bits(batch["image"][result.ids.tolist().index(longest)]))
+            clean = _hwc(levels(batch["image"][result.ids.tolist().index(longest)]))
             self._film = growth(clean, [_hwc(frame) for _, frame in films[longest].frames])
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -133,14 +134,13 @@ class AttackLogger(Callback):
 
 def _triplet(module: Any, batch: dict[str, torch.Tensor], result: AttackResult, row: int) -> np.ndarray:
     label, pred = int(batch["label"][row]), int(result.preds[row])
-    clean, adversarial = (_hwc(to_eight_bits(images[row])) for images in (batch["image"], result.adv))
+    clean, adversarial = (_hwc(levels(images[row])) for images in (batch["image"], result.adv))
     queries = int(result.queries[row])
     return triplet(clean, adversarial, module.class_name(label), module.class_name(pred), queries, success=True)
 
 
-def _hwc(image: torch.Tensor) -> np.ndarray:
-    pixels = image if image.dtype == torch.uint8 else (image * 255).round().byte()
-    return pixels.permute(1, 2, 0).cpu().numpy()
+def _hwc(picture: torch.Tensor) -> np.ndarray:
+    return picture.permute(1, 2, 0).cpu().numpy()
 
 
 def _curve(lines: list[dict[str, Any]], fixed: list[dict[str, Any]], budget: int) -> Figure:

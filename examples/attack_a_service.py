@@ -23,17 +23,9 @@ from torch import Tensor, nn
 
 from datamodules.cifar import read_digits
 from lit_methods.inference import as_image, find_pictures, fit_size
-from lit_methods.ppba import (
-    HTTPLabelService,
-    Ledger,
-    LowFrequencyProjection,
-    PPBAAttack,
-    label_score_loss,
-    low_frequency_indices,
-)
-
-# side of the pictures -> first block of frequencies, width of the shells around it, how many are used
-FREQUENCIES = {32: (11, 7, 230), 224: (28, 7, 1500), 299: (38, 9, 1500)}
+from lit_methods.ppba import HTTPLabelService, Ledger, PPBAAttack, label_score_loss
+from lit_methods.ppba.build import low_frequencies
+from lit_methods.ppba.eight_bits import levels
 
 
 class DigitService(BaseHTTPRequestHandler):
@@ -86,7 +78,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--key-from", metavar="ENVVAR", help="environment variable with the key, sent as Bearer token")
     parser.add_argument("--encode", choices=["png", "json"], default="png")
     parser.add_argument("--input", nargs="+", metavar="PICTURE", help="files or folders; needed with --url")
-    parser.add_argument("--size", type=int, choices=FREQUENCIES, help="side of the pictures sent; 224 with --url")
+    parser.add_argument("--size", type=int, choices=[32, 224, 299], help="side of the pictures sent; 224 with --url")
     parser.add_argument("--eps", type=float, help="largest change of a pixel, of 255; 16 with --url, 48 for the digits")
     parser.add_argument("--top", type=int, default=3, help="so many labels of the clean picture have to disappear")
     parser.add_argument("--max_queries", type=int, default=200, help="per picture")
@@ -111,8 +103,7 @@ def read_pictures(paths: list[str] | None, size: int) -> tuple[list[str], Tensor
 
 def save_png(image: Tensor, path: Path) -> None:
     """As the service saw it; a JPEG would undo what the attack did."""
-    pixels = image.double().mul(255).add(0.5).floor().to(torch.uint8)
-    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path)
+    Image.fromarray(levels(image).permute(1, 2, 0).numpy()).save(path)
 
 
 def told(pairs: list[tuple[str, float]]) -> str:
@@ -137,11 +128,8 @@ if __name__ == "__main__":
     for i in set(range(len(names))) - set(seen):
         print(f"{names[i]}: left out, the service returns no label that could be lost")
 
-    freq_dim, stride, num = FREQUENCIES[size]
-    generator = torch.Generator().manual_seed(5677)
-    indices = low_frequency_indices(size, 3, freq_dim, stride, num=num, generator=generator)
     attack = PPBAAttack(
-        LowFrequencyProjection(indices, size),
+        low_frequencies(size),
         rho=0.1,
         eps=eps / 255,
         norm="linf",

@@ -14,6 +14,7 @@ import logging
 import time
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,88 +27,77 @@ from datamodules import CIFARDataModule, ImageNetDataModule
 from lit_methods.classification import ImageClassifier
 from lit_methods.metrics.attack import AttackSuccessRate, MeanQueries, MedianQueries, SuccessAUC
 from lit_methods.ppba import NES, Bandits, LowFrequencyProjection, PPBAAttack, SimBA
-from lit_methods.ppba.attack import AttackResult
+from lit_methods.ppba.attack import Attack
 from lit_methods.ppba.build import SEED, SHELLS, low_frequencies
 from lit_methods.ppba.functional import success_curve
 
 BATCH = 16
 Outcome = tuple[Tensor, Tensor, Tensor]  # success, queries and L2 of every image
-Run = Callable[[Namespace, int, float, nn.Module, Tensor, Tensor], Outcome]
+Run = Callable[[nn.Module, Tensor, Tensor], Outcome]  # of images with these labels
+Make = Callable[[Namespace, int, float], Run]  # with a seed and a step size
+
+
+def run_of(attack: Attack) -> Run:
+    def run(model: nn.Module, images: Tensor, labels: Tensor) -> Outcome:
+        result = attack(model, images, labels)
+        return result.success, result.queries, result.l2
+
+    return run
 
 
 def space(size: int, seed: int, low_dim: int | None = None) -> LowFrequencyProjection:
     return low_frequencies(size, low_dim=low_dim, seed=SEED + seed)
 
 
-def outcome(result: AttackResult) -> Outcome:
-    return result.success, result.queries, result.l2
+def ppba(count_update: Any, args: Namespace, seed: int, step: float) -> Run:
+    options = {"eps": args.eps, "max_queries": args.max_queries, "count_update": count_update, "seed": seed}
+    return run_of(PPBAAttack(space(args.size, seed), rho=step, **options))
 
 
-def ppba(count_update: Any) -> Run:
-    def run(args: Namespace, seed: int, step: float, model: nn.Module, images: Tensor, labels: Tensor) -> Outcome:
-        attack = PPBAAttack(
-            space(args.size, seed),
-            rho=step,
-            eps=args.eps,
-            max_queries=args.max_queries,
-            count_update=count_update,
-            seed=seed,
-        )
-        return outcome(attack(model, images, labels))
-
-    return run
+def nes(projected: bool, args: Namespace, seed: int, step: float) -> Run:
+    projection = space(args.size, seed) if projected else None
+    fd_eta = 0.1 * args.eps / 5  # the published constants are for a ball of 5
+    return run_of(NES(projection, eps=args.eps, fd_eta=fd_eta, lr=step, max_queries=args.max_queries, seed=seed))
 
 
-def nes(projected: bool) -> Run:
-    def run(args: Namespace, seed: int, step: float, model: nn.Module, images: Tensor, labels: Tensor) -> Outcome:
-        projection = space(args.size, seed) if projected else None
-        scale = args.eps / 5  # the published constants are for a ball of 5
-        attack = NES(projection, eps=args.eps, fd_eta=0.1 * scale, lr=step, max_queries=args.max_queries, seed=seed)
-        return outcome(attack(model, images, labels))
-
-    return run
+def bandits(projected: bool, args: Namespace, seed: int, step: float) -> Run:
+    projection = space(args.size, seed) if projected else None
+    tile = 50 if args.size == 224 else args.size // 2
+    return run_of(Bandits(projection, tile=tile, eps=args.eps, lr=step, max_queries=args.max_queries, seed=seed))
 
 
-def bandits(projected: bool) -> Run:
-    def run(args: Namespace, seed: int, step: float, model: nn.Module, images: Tensor, labels: Tensor) -> Outcome:
-        projection = space(args.size, seed) if projected else None
-        tile = 50 if args.size == 224 else args.size // 2
-        attack = Bandits(projection, tile=tile, eps=args.eps, lr=step, max_queries=args.max_queries, seed=seed)
-        return outcome(attack(model, images, labels))
-
-    return run
-
-
-def simba(args: Namespace, seed: int, step: float, model: nn.Module, images: Tensor, labels: Tensor) -> Outcome:
+def simba(args: Namespace, seed: int, step: float) -> Run:
     lowest = space(args.size, seed, low_dim=3 * SHELLS[args.size][0] ** 2)  # all of the lowest shell
-    attack = SimBA(lowest, step=step, eps=args.eps, max_queries=args.max_queries, seed=seed)
-    return outcome(attack(model, images, labels))
+    return run_of(SimBA(lowest, step=step, eps=args.eps, max_queries=args.max_queries, seed=seed))
 
 
-def square(args: Namespace, seed: int, step: float, model: nn.Module, images: Tensor, labels: Tensor) -> Outcome:
+def square(args: Namespace, seed: int, step: float) -> Run:
     from torchattacks import Square  # pip install --no-deps torchattacks: it pins old versions of others
 
-    # as PPBA counts: the clean image is a query, and so is the first guess
-    attack = Square(
-        model, norm="L2", eps=args.eps, n_queries=args.max_queries - 2, n_restarts=1, p_init=step, seed=seed
-    )
-    torch.manual_seed(seed)
-    attack.init_hyperparam(images)
-    queries, adv = attack.attack_single_run(images, labels)
-    with torch.no_grad():
-        success = model(adv).argmax(1) != labels
-    return success, (queries + 1).long().clamp_max(args.max_queries), (adv - images).flatten(1).norm(dim=1)
+    def run(model: nn.Module, images: Tensor, labels: Tensor) -> Outcome:
+        # as PPBA counts: the clean image is a query, and so is the first guess
+        attack = Square(
+            model, norm="L2", eps=args.eps, n_queries=args.max_queries - 2, n_restarts=1, p_init=step, seed=seed
+        )
+        torch.manual_seed(seed)
+        attack.init_hyperparam(images)
+        queries, adv = attack.attack_single_run(images, labels)
+        with torch.no_grad():
+            success = model(adv).argmax(1) != labels
+        return success, (queries + 1).long().clamp_max(args.max_queries), (adv - images).flatten(1).norm(dim=1)
+
+    return run
 
 
-# name -> how to run it, step sizes to choose from, colour and line; but for Square's they are parts of eps
-ATTACKS: dict[str, tuple[Run, list[float], str, str]] = {
-    "PPBA": (ppba("both"), [0.002, 0.005, 0.01, 0.02, 0.04], "#2b6cb0", "-"),
-    "PPBA, counts as released": (ppba("ineffective_only"), [0.002, 0.005, 0.01, 0.02, 0.04], "#2b6cb0", "--"),
-    "fixed probabilities": (ppba("fixed"), [0.002, 0.005, 0.01, 0.02, 0.04], "#2b6cb0", ":"),
-    "NES": (nes(False), [0.03, 0.06, 0.12, 0.24, 0.48], "#e2a63b", "-"),
-    "NES, projected": (nes(True), [0.03, 0.06, 0.12, 0.24, 0.48], "#e2a63b", "--"),
-    "Bandits": (bandits(False), [0.0125, 0.025, 0.05, 0.1, 0.2], "#2f9e6e", "-"),
-    "Bandits, projected": (bandits(True), [0.0125, 0.025, 0.05, 0.1, 0.2], "#2f9e6e", "--"),
+# name -> how to make it, step sizes to choose from, colour and line; but for Square's they are parts of eps
+ATTACKS: dict[str, tuple[Make, list[float], str, str]] = {
+    "PPBA": (partial(ppba, "both"), [0.002, 0.005, 0.01, 0.02, 0.04], "#2b6cb0", "-"),
+    "PPBA, counts as released": (partial(ppba, "ineffective_only"), [0.002, 0.005, 0.01, 0.02, 0.04], "#2b6cb0", "--"),
+    "fixed probabilities": (partial(ppba, "fixed"), [0.002, 0.005, 0.01, 0.02, 0.04], "#2b6cb0", ":"),
+    "NES": (partial(nes, False), [0.03, 0.06, 0.12, 0.24, 0.48], "#e2a63b", "-"),
+    "NES, projected": (partial(nes, True), [0.03, 0.06, 0.12, 0.24, 0.48], "#e2a63b", "--"),
+    "Bandits": (partial(bandits, False), [0.0125, 0.025, 0.05, 0.1, 0.2], "#2f9e6e", "-"),
+    "Bandits, projected": (partial(bandits, True), [0.0125, 0.025, 0.05, 0.1, 0.2], "#2f9e6e", "--"),
     "SimBA-DCT": (simba, [0.02, 0.04, 0.1, 0.2, 0.4], "#8a8f98", "-"),
     "Square": (square, [0.03, 0.1, 0.3, 0.8], "#b83280", "-"),
 }
@@ -121,10 +111,8 @@ def step_of(name: str, share: float, args: Namespace) -> float:
 def run_attack(
     name: str, args: Namespace, seed: int, step: float, model: nn.Module, images: Tensor, labels: Tensor
 ) -> Outcome:
-    parts = [
-        ATTACKS[name][0](args, seed, step, model, x, y)
-        for x, y in zip(images.split(BATCH), labels.split(BATCH), strict=True)
-    ]
+    run = ATTACKS[name][0](args, seed, step)
+    parts = [run(model, x, y) for x, y in zip(images.split(BATCH), labels.split(BATCH), strict=True)]
     success, queries, l2 = (torch.cat(values) for values in zip(*parts, strict=True))
     return success & (queries <= args.max_queries), queries, l2
 

@@ -12,17 +12,14 @@ from PIL import Image
 
 from lit_methods import Predictor
 from lit_methods.cli import main
-from tests.two_processes import CPU, Run, assert_same_metrics, run
+from tests.attack_runs import IMAGES, LEDGERS, ONE, SMALL, assert_same_run, figures, lines
+from tests.two_processes import Run, assert_same_metrics, run
 from tests.victims import NOTES, SIGNAL, register_victims, trained_weights
 from tests.wandb_record import read_record
 
-IMAGES = 7  # successes, failures and one that is wrong from the start
-SMALL = ["--model.eps", 8, "--model.max_queries", 30, "--model.attack_args", '{"rho": 0.4}']
-SMALL += ["--data.num_test_images", IMAGES, "--data.batch_size", 4, "--trainer.limit_val_batches", 1]
 KEYS = ("success_rate", "success_rate_uint8", "mean_queries", "median_queries", "mean_queries_all", "auc", "l2", "top1")
 KEYS += ("adversarial_top1", "attacked", "skipped", "failed", "success_rate_fixed", "mean_queries_fixed")
 PICTURES = ["attack_growth.gif", "attack_success_curve.png", "attack_triplets.png"]
-LEDGERS = ("ledger.jsonl", "ledger_fixed.jsonl")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -58,9 +55,6 @@ def notes(tmp_path, monkeypatch):
     return taken
 
 
-ONE = [str(word) for word in CPU]
-
-
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory) -> Path:
     """A run that trains its victim and attacks it, with W&B."""
@@ -74,25 +68,6 @@ def fitted(tmp_path_factory) -> Path:
             == 0
         )
     return folder / "r"
-
-
-def lines(folder: Path, name: str = "ledger.jsonl") -> list[dict]:
-    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
-
-
-def figures(folder: Path) -> dict:
-    found = json.loads((folder / "summary.json").read_text())
-    return {key: value for key, value in found.items() if key.startswith(("test/", "attack/"))}
-
-
-def assert_same_run(ours: Path, theirs: Path) -> None:
-    """The same ledgers, figures, pictures and tables, byte for byte."""
-    assert figures(ours) == figures(theirs)
-    files = [theirs / name for name in LEDGERS if (theirs / name).exists()]
-    files += sorted((theirs / "pictures").glob("attack*")) + sorted((theirs / "tables").glob("attack*"))
-    assert len(files) > 3
-    for file in files:
-        assert (ours / file.relative_to(theirs)).read_bytes() == file.read_bytes(), file.name
 
 
 # -- what a run leaves ------------------------------------------------------------------------------------------------

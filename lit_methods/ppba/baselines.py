@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_methods.ppba.attack import Attack, Step, Walk, some
+from lit_methods.ppba.attack import Attack, check_positive
 from lit_methods.ppba.functional import LowFrequencyProjection, clip_l2
 from lit_methods.ppba.oracle import Oracle
 from lit_methods.ppba.streams import normal_draws, uniform_draws
+from lit_methods.ppba.walk import CoefficientWalk, Step, Walk, some
 
 TINY = 1e-8  # the norm of a zero vector
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """Images (..., C, S, S) of L2 norm one; zero stays zero.
+    """Images of L2 norm one; zero stays zero.
+
+    Args:
+        vectors: ``(..., C, S, S)``, any scale.
+
+    Returns:
+        the same shape.
 
     Example:
         >>> unit(torch.full((1, 1, 2, 2), 3.0)).flatten()
@@ -70,7 +76,7 @@ class NES(Attack):
         seed: int = 0,
         pad_batch: bool | int = False,
     ) -> None:
-        _check_positive(samples=samples, fd_eta=fd_eta, lr=lr)
+        check_positive(samples=samples, fd_eta=fd_eta, lr=lr)
         self.samples = samples
         super().__init__(eps=eps, max_queries=max_queries, targeted=targeted, seed=seed, pad_batch=pad_batch)
         self.projection, self.fd_eta, self.lr = projection, fd_eta, lr
@@ -82,8 +88,7 @@ class NES(Attack):
 
     def walk(self, oracle: Oracle, images: Tensor, rows: Tensor, loss: Tensor) -> Walk:
         """The images themselves."""
-        projection = None if self.projection is None else self.projection.like(images)
-        return _NESWalk(self, projection, oracle, images, rows)
+        return _NESWalk(self, oracle, images, rows)
 
 
 class Bandits(Attack):
@@ -133,7 +138,7 @@ class Bandits(Attack):
         seed: int = 0,
         pad_batch: bool | int = False,
     ) -> None:
-        _check_positive(tile=tile, fd_eta=fd_eta, exploration=exploration, online_lr=online_lr, lr=lr)
+        check_positive(tile=tile, fd_eta=fd_eta, exploration=exploration, online_lr=online_lr, lr=lr)
         super().__init__(eps=eps, max_queries=max_queries, targeted=targeted, seed=seed, pad_batch=pad_batch)
         self.projection, self.tile, self.fd_eta = projection, tile, fd_eta
         self.exploration, self.online_lr, self.lr = exploration, online_lr, lr
@@ -149,25 +154,19 @@ class Bandits(Attack):
             raise ValueError(
                 f"tile={self.tile} is the side of a coarse image, and the images have {images.shape[2]}; give less"
             )
-        projection = None if self.projection is None else self.projection.like(images)
-        return _BanditsWalk(self, projection, oracle, images, rows)
+        return _BanditsWalk(self, oracle, images, rows)
 
 
 class _GradientWalk(Walk):
     """What both share: steps along a direction, the ball, and a test for success that is not counted."""
 
-    dim: int  # of a search vector
+    per_image = (*Walk.per_image, "now", "norms")
 
-    def __init__(
-        self,
-        attack: NES | Bandits,
-        projection: LowFrequencyProjection | None,
-        oracle: Oracle,
-        images: Tensor,
-        rows: Tensor,
-    ) -> None:
+    def __init__(self, attack: NES | Bandits, oracle: Oracle, images: Tensor, rows: Tensor, pixels: int) -> None:
         super().__init__(oracle, images, rows)
-        self.eps, self.lr, self.projection = attack.eps, attack.lr, projection
+        self.eps, self.lr = attack.eps, attack.lr
+        self.projection = None if attack.projection is None else attack.projection.like(images)
+        self.dim = pixels if self.projection is None else self.projection.dim  # of a search vector
         self.now, self.norms = images, images.new_zeros(len(images))
 
     def ask_around(self, offsets: Tensor) -> Tensor:
@@ -185,7 +184,7 @@ class _GradientWalk(Walk):
         self.norms = delta.flatten(1).norm(dim=1)
         self.now = (self.images + delta).clamp(0, 1)
         now, reached, pred = self.now[sane], torch.full_like(loss[:, 0], math.nan), torch.full_like(self.rows, -1)
-        answers = self.oracle.ask(self.rows[sane], lambda part: now[part, None], counted=False)
+        answers = self.oracle.ask(self.rows[sane], lambda part: now[part, None], counts_as="check")
         reached[sane], pred[sane] = (answer.squeeze(1) for answer in answers)
         solved = self.oracle.goal.reached(reached, pred, self.rows)
         return Step(loss.amin(1).masked_fill(reached.isnan(), math.nan), sane, solved, pred)
@@ -193,16 +192,11 @@ class _GradientWalk(Walk):
     def current(self, which: Tensor) -> tuple[Tensor, Tensor]:
         return self.now[which], self.norms[which]
 
-    def keep(self, which: Tensor) -> None:
-        super().keep(which)
-        self.now, self.norms = self.now[which], self.norms[which]
-
 
 class _NESWalk(_GradientWalk):
-    def __init__(self, attack: NES, projection: LowFrequencyProjection | None, *common: Any) -> None:
-        super().__init__(attack, projection, *common)
+    def __init__(self, attack: NES, oracle: Oracle, images: Tensor, rows: Tensor) -> None:
+        super().__init__(attack, oracle, images, rows, pixels=images.shape[1:].numel())
         self.attack = attack
-        self.dim = self.images.shape[1:].numel() if projection is None else projection.dim
 
     def draw(self, seed: int, ids: Tensor, number: int) -> Tensor:
         """Standard normal, (k, samples, dim)."""
@@ -210,9 +204,7 @@ class _NESWalk(_GradientWalk):
 
     def up(self, vectors: Tensor) -> Tensor:
         """Images (..., C, S, S) of search vectors (..., dim)."""
-        if self.projection is None:
-            return vectors.unflatten(-1, self.images.shape[1:])
-        return self.projection(vectors.flatten(0, -2)).unflatten(0, vectors.shape[:-1])
+        return vectors.unflatten(-1, self.images.shape[1:]) if self.projection is None else self.projection(vectors)
 
     def step(self, draws: Tensor) -> Step:
         directions = (draws / math.sqrt(draws.shape[-1])).to(self.now.dtype)
@@ -224,11 +216,12 @@ class _NESWalk(_GradientWalk):
 
 
 class _BanditsWalk(_GradientWalk):
-    def __init__(self, attack: Bandits, projection: LowFrequencyProjection | None, *common: Any) -> None:
-        super().__init__(attack, projection, *common)
+    per_image = (*_GradientWalk.per_image, "prior")
+
+    def __init__(self, attack: Bandits, oracle: Oracle, images: Tensor, rows: Tensor) -> None:
+        super().__init__(attack, oracle, images, rows, pixels=images.shape[1] * attack.tile**2)
         self.attack = attack
-        self.dim = self.images.shape[1] * attack.tile**2 if projection is None else projection.dim
-        self.prior = self.images.new_zeros(len(self.images), self.dim)
+        self.prior = images.new_zeros(len(images), self.dim)
 
     def draw(self, seed: int, ids: Tensor, number: int) -> Tensor:
         """Standard normal, (k, dim)."""
@@ -250,10 +243,6 @@ class _BanditsWalk(_GradientWalk):
         rise = ((loss[:, 1:] - loss[:, :1]) / (attack.fd_eta * attack.exploration)).to(self.now.dtype)
         self.prior = self.prior + attack.online_lr * rise * noise
         return self.move(-self.up(self.prior), loss)
-
-    def keep(self, which: Tensor) -> None:
-        super().keep(which)
-        self.prior = self.prior[which]
 
 
 class SimBA(Attack):
@@ -296,7 +285,7 @@ class SimBA(Attack):
         seed: int = 0,
         pad_batch: bool | int = False,
     ) -> None:
-        _check_positive(step=step)
+        check_positive(step=step)
         super().__init__(eps=eps, max_queries=max_queries, targeted=targeted, seed=seed, pad_batch=pad_batch)
         self.projection, self.step = projection, step
 
@@ -307,15 +296,15 @@ class SimBA(Attack):
 
     def walk(self, oracle: Oracle, images: Tensor, rows: Tensor, loss: Tensor) -> Walk:
         """No perturbation yet."""
-        return _CoefficientWalk(self, oracle, images, rows, loss)
+        return _SimBAWalk(self, oracle, images, rows, loss)
 
 
-class _CoefficientWalk(Walk):
+class _SimBAWalk(CoefficientWalk):
+    per_image = (*CoefficientWalk.per_image, "untried", "chosen", "sign")
+
     def __init__(self, attack: SimBA, oracle: Oracle, images: Tensor, rows: Tensor, loss: Tensor) -> None:
-        super().__init__(oracle, images, rows)
-        self.attack, self.loss = attack, loss
-        self.projection = attack.projection.like(images)
-        self.z = images.new_zeros(len(rows), self.projection.dim)
+        super().__init__(attack.projection, oracle, images, rows, loss)
+        self.attack = attack
         self.untried = torch.ones_like(self.z, dtype=torch.bool)
         self.chosen = torch.zeros_like(rows)
         self.sign = torch.ones_like(rows)  # +1: a new coefficient is due; -1: the other direction of the last one
@@ -330,7 +319,7 @@ class _CoefficientWalk(Walk):
         self.untried[torch.arange(len(self.rows)), self.chosen] = False
         change = self.attack.step * self.sign[:, None].to(self.z)
         candidates = clip_l2(self.z.scatter_add(1, self.chosen[:, None], change), self.attack.eps)
-        loss, pred = self.oracle.ask(self.rows, lambda part: self._show(part, candidates[part])[:, None])
+        loss, pred = self.ask(candidates[:, None])
         solved = self.oracle.goal.reached(loss, pred, self.rows).squeeze(1)
         loss, pred = loss.squeeze(1), pred.squeeze(1)
         accepted = (loss < self.loss) | solved
@@ -344,20 +333,3 @@ class _CoefficientWalk(Walk):
         self.untried |= (fresh & ~self.untried.any(1))[:, None]
         counts = self.untried.cumsum(1)
         return (counts > (draws.to(counts.device) * counts[:, -1:]).floor()).to(torch.uint8).argmax(1)
-
-    def _show(self, which: Tensor, z: Tensor) -> Tensor:
-        return (self.images[which] + self.projection(z)).clamp(0, 1)
-
-    def current(self, which: Tensor) -> tuple[Tensor, Tensor]:
-        return self._show(which, self.z[which]), self.z[which].norm(dim=1)
-
-    def keep(self, which: Tensor) -> None:
-        super().keep(which)
-        for name in ("z", "untried", "chosen", "sign", "loss"):
-            setattr(self, name, getattr(self, name)[which])
-
-
-def _check_positive(**values: float) -> None:
-    for name, value in values.items():
-        if not value > 0:
-            raise ValueError(f"{name}={value} must be positive")

@@ -51,11 +51,14 @@ def low_frequencies(
         stride: width of the other shells; ``None``: that of ``FREQUENCIES``, else 7 or what divides.
         seed: of the choice among coefficients.
 
+    Returns:
+        The projection, in float32 on the CPU.
+
     Raises:
         ValueError: the numbers do not fit the size.
 
     Source:
-        released code for 224 and 299, a port by others for 64 and 32 (but not their numbers of coefficients); the rest
+        Released code for 224 and 299, a port by others for 64 and 32 (but not their numbers of coefficients); the rest
         is ours.
 
     Example:
@@ -88,6 +91,9 @@ def build_attack(name: str, projection: Callable[[], LowFrequencyProjection], /,
         name: a key of ``ATTACKS``; ``_lf`` is the version that searches among low frequencies.
         projection: makes the space, for those that need one.
         options: arguments of the attack.
+
+    Returns:
+        The attack, new.
 
     Raises:
         ValueError: an unknown name or option, or one that is out of range.
@@ -132,9 +138,6 @@ class AttackPlan:
         seed: of the random streams.
         pad_batch: ask about a fixed number of images at once.
 
-    Raises:
-        ValueError: from :meth:`build`: an argument is out of range.
-
     Example:
         >>> AttackPlan("ppba").build(224).rho, AttackPlan("nes", eps=3.0).build(32).eps
         (0.01, 3.0)
@@ -152,7 +155,11 @@ class AttackPlan:
     pad_batch: bool = False
 
     def build(self, side: int, **more: Any) -> Attack:
-        """The attack for images of this side; ``more`` beats ``args``."""
+        """The attack for images of this side; ``more`` beats ``args``.
+
+        Raises:
+            ValueError: an argument is out of range, or given twice.
+        """
         if isinstance(self.attack, Attack):
             return self.attack
         eps = self.eps if self.eps is not None else 5.0 if side >= 200 else 1.0

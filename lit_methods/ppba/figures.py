@@ -12,7 +12,7 @@ from lit_methods.metrics.attack import (
     MedianQueries,
     SuccessAUC,
 )
-from lit_methods.ppba.attack import AttackResult
+from lit_methods.ppba.account import AttackResult
 
 
 class AttackFigures(nn.Module):

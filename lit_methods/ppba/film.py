@@ -2,6 +2,8 @@
 
 from torch import Tensor
 
+from lit_methods.ppba.eight_bits import levels
+
 MOST_FRAMES = 48
 
 
@@ -46,4 +48,4 @@ class Film:
         self._add(step, image)
 
     def _add(self, step: int, image: Tensor) -> None:
-        self.frames.append((step, (image.detach().cpu() * 255 + 0.5).byte()))
+        self.frames.append((step, levels(image.detach()).cpu()))

@@ -6,15 +6,14 @@ arXiv 2005.03837; pure functions and two small modules on tensors, no network an
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Sequence, Set as AbstractSet
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Answer = Sequence[tuple[str, float]]  # of a service: labels with scores, best first
+Pairs = Sequence[tuple[str, float]]  # what a service says of an image: labels with scores, best first
 CountUpdate = Literal["both", "ineffective_only", "fixed"]
 
 
@@ -162,13 +161,14 @@ class LowFrequencyProjection(nn.Module):
         self.register_buffer("_places", (channel * side + row) * side + column, persistent=False)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Coefficients (N, m) to perturbations (N, C, S, S)."""
-        spectrum = z.new_zeros(len(z), self.channels * self._side**2)
-        spectrum[:, self._places] = z
-        return self._both_sides(self.basis.T, spectrum.view(-1, self._side, self._side), self.basis)
+        """Perturbations (..., C, S, S) of coefficients (..., m)."""
+        spectrum = z.new_zeros(z.shape[:-1].numel(), self.channels * self._side**2)
+        spectrum[:, self._places] = z.reshape(-1, self.dim)
+        delta = self._both_sides(self.basis.T, spectrum.view(-1, self._side, self._side), self.basis)
+        return delta.view(*z.shape[:-1], *delta.shape[1:])
 
     def project(self, delta: Tensor) -> Tensor:
-        """Perturbations (N, C, S, S) to their coefficients (N, m)."""
+        """Coefficients (N, m) of perturbations (N, C, S, S)."""
         spectrum = self._both_sides(self.basis, delta.flatten(0, 1), self.basis.T)
         return spectrum.flatten(1)[:, self._places]
 
@@ -240,7 +240,17 @@ def margin_loss(logits: Tensor, target: Tensor, targeted: bool = False) -> Tenso
 
 
 def clip_l2(z: Tensor, eps: float) -> Tensor:
-    """Rows (the last dimension) pulled back to the L2 ball of radius ``eps``; those inside stay as they are.
+    """Vectors pulled back to the L2 ball of radius ``eps``; those inside stay as they are.
+
+    Args:
+        z: ``(..., m)``, each row of the last dimension a vector.
+        eps: positive.
+
+    Returns:
+        the same shape and dtype.
+
+    Source:
+        PPBA, rescaling of a candidate.
 
     Example:
         >>> clip_l2(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), 1.0)
@@ -250,7 +260,7 @@ def clip_l2(z: Tensor, eps: float) -> Tensor:
     return z * (eps / norm.clamp_min(eps))
 
 
-def label_score_loss(pairs: Sequence[Answer | None], labels: Sequence[AbstractSet[str]]) -> Tensor:
+def label_score_loss(pairs: Sequence[Pairs | None], labels: Sequence[AbstractSet[str]]) -> Tensor:
     """The best score that a service still gives to one of an image's original labels.
 
     Args:
@@ -412,6 +422,9 @@ def success_curve(success: Tensor, queries: Tensor, thresholds: Tensor, max_quer
 
     Returns:
         ``(T,)`` float64 in [0, 1]; NaN without images.
+
+    Source:
+        PPBA, evaluation: S(t) of the success curve, whose area is ``SuccessAUC``.
 
     Example:
         >>> success_curve(torch.tensor([True, True, False]), torch.tensor([5, 50, 99]), torch.tensor([1, 10, 99]), 99)

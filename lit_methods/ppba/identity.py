@@ -45,7 +45,7 @@ def image_key(image: Tensor, label: Any) -> str:
 
 
 def tensor_key(tensor: Tensor) -> str:
-    """The numbers in a tensor, in eight digits.
+    """The numbers in a tensor, any shape and dtype, in eight hexadecimal digits.
 
     Example:
         >>> tensor_key(torch.zeros(3)) == tensor_key(torch.zeros(4))
@@ -55,7 +55,7 @@ def tensor_key(tensor: Tensor) -> str:
 
 
 def fingerprint(network: nn.Module) -> str:
-    """Weights and buffers of a network in eight digits.
+    """Weights and buffers of a network in eight hexadecimal digits.
 
     Example:
         >>> fingerprint(nn.Flatten())

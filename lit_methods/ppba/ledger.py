@@ -179,6 +179,9 @@ def read_ledger(path: str | Path) -> list[dict[str, Any]]:
 
     Args:
         path: as it was given to :class:`Ledger`.
+
+    Returns:
+        One dict per finished image, with the ``id``, the ``key``, and what an attack tells of it; none without a file.
     """
     path = Path(path)
     lines = [line for file in [path, *_other_ranks(path)] for line in _lines(file)]
@@ -188,6 +191,9 @@ def read_ledger(path: str | Path) -> list[dict[str, Any]]:
 
 def merge(path: str | Path) -> list[dict[str, Any]]:
     """Make one file of the lines of all processes, sorted by image id; to be called by one, when all are done.
+
+    Args:
+        path: as it was given to :class:`Ledger`.
 
     Returns:
         The lines.

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from lit_methods.classification import ImageClassifier
 from lit_methods.functional.modes import evaluating
 from lit_methods.inference import as_image, fit_size
-from lit_methods.ppba.attack import Attack, AttackResult, to_eight_bits
+from lit_methods.ppba.attack import Attack, AttackResult
 from lit_methods.ppba.build import AttackPlan
+from lit_methods.ppba.eight_bits import levels
 from lit_methods.ppba.figures import AttackFigures
 from lit_methods.ppba.identity import content_ids, fingerprint
 from lit_methods.ppba.ledger import Ledger, merge
@@ -277,32 +278,20 @@ class PPBA(ImageClassifier):
             return super().predict_step(batch, batch_idx)
         labels = self._scores(batch["image"]).argmax(1)
         result = self.attack_images(batch["image"], labels, batch.get("index"))
-        pictures = (to_eight_bits(result.adv) * 255).round().byte().cpu()
-        return [
-            {
-                "id": image_id,
-                "label": label,
-                "name": self.class_name(label),
-                "adversarial_label": pred,
-                "adversarial_name": self.class_name(pred),
-                "success": success,
-                "success_uint8": rounded,
-                "queries": queries,
-                "l2": l2,
-                "adversarial": picture,
-            }
-            for image_id, label, pred, success, rounded, queries, l2, picture in zip(
-                result.ids.tolist(),
-                labels.tolist(),
-                result.preds.tolist(),
-                result.success.tolist(),
-                result.success_uint8.tolist(),
-                result.queries.tolist(),
-                result.l2.tolist(),
-                pictures,
-                strict=True,
-            )
-        ]
+        preds = result.preds.tolist()
+        columns = {
+            "id": result.ids.tolist(),
+            "label": labels.tolist(),
+            "name": map(self.class_name, labels.tolist()),
+            "adversarial_label": preds,
+            "adversarial_name": map(self.class_name, preds),
+            "success": result.success.tolist(),
+            "success_uint8": result.success_uint8.tolist(),
+            "queries": result.queries.tolist(),
+            "l2": result.l2.tolist(),
+            "adversarial": levels(result.adv).cpu(),
+        }
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def draw(self, image: np.ndarray, prediction: dict[str, Any]) -> np.ndarray:
         """The picture, what the attack changed, and both together, with what the network sees.
@@ -317,7 +306,7 @@ class PPBA(ImageClassifier):
         if "adversarial" not in prediction:
             return super().draw(image, prediction)
         adversarial = prediction["adversarial"]
-        clean = (fit_size(as_image(np.array(image)), adversarial.shape) * 255 + 0.5).byte()
+        clean = levels(fit_size(as_image(np.array(image)), adversarial.shape))
         before, after = (picture.permute(1, 2, 0).numpy() for picture in (clean, adversarial))
         names = prediction["name"], prediction["adversarial_name"]
         return triplet(before, after, *names, prediction["queries"], prediction["success"])

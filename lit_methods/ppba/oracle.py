@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +16,19 @@ from lit_methods.ppba.functional import margin_loss
 from lit_methods.ppba.identity import image_key
 from lit_methods.ppba.ledger import Answer, Ledger
 
-Render = Callable[[Tensor], Tensor]  # rows of a question (k',) -> its images (k', n, C, H, W)
+Render = Callable[[Tensor], Tensor]  # places (k',) among the rows of a question -> their images (k', n, C, H, W)
 
 
 class Goal(ABC):
-    """What an attack wants: a loss that falls, and when it is there."""
+    """What an attack wants: a loss that falls, and when it is there.
+
+    Attributes:
+        labels: what the loss takes beside the scores, (N,) tensor, or a list with one entry per image.
+        true_labels: (N,) int64, where ``labels`` are classes to reach; ``None`` where they are not known.
+    """
+
+    labels: Tensor | Sequence[Any]
+    true_labels: Tensor | None = None
 
     @abstractmethod
     def measure(self, scores: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -30,6 +38,10 @@ class Goal(ABC):
     def reached(self, loss: Tensor, pred: Tensor, rows: Tensor) -> Tensor:
         """Whether such an answer is a success, (...,) bool like ``loss``; rows (k,) belong to the first dimension."""
 
+    @abstractmethod
+    def pointless(self, pred: Tensor) -> Tensor:
+        """Images (N,) bool that there is no point in attacking, by the predictions (N,) for the clean ones."""
+
 
 class ClassGoal(Goal):
     """Another class than the label, or the label where ``targeted``.
@@ -38,11 +50,15 @@ class ClassGoal(Goal):
         labels: (N,) int64.
         targeted: whether ``labels`` are the classes to reach.
         loss: ``"margin"`` in logits, or ``"nats"``: the cross entropy, negative where it is to rise.
+        true_labels: (N,) int64, where ``targeted``.
     """
 
-    def __init__(self, labels: Tensor, targeted: bool, loss: str) -> None:
-        self.labels, self.targeted, self.loss = labels, targeted, loss
-        self.true_labels: Tensor | None = None  # where they are others
+    labels: Tensor
+
+    def __init__(
+        self, labels: Tensor, targeted: bool, loss: Literal["margin", "nats"], true_labels: Tensor | None = None
+    ) -> None:
+        self.labels, self.targeted, self.loss, self.true_labels = labels, targeted, loss, true_labels
         self._looked = False
 
     def measure(self, scores: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,6 +112,13 @@ class ClassGoal(Goal):
         there = loss <= 0 if self.loss == "margin" else torch.ones_like(moved)
         return moved & there & (pred >= 0)
 
+    def pointless(self, pred: Tensor) -> Tensor:
+        """Those that are wrong, or belong to the class to reach."""
+        known = self.true_labels if self.targeted else self.labels
+        if known is None:
+            return torch.zeros_like(pred, dtype=torch.bool)
+        return (pred != known) | (self.labels == known) if self.targeted else pred != known
+
 
 class CustomGoal(Goal):
     """A loss of the user's that is zero on success.
@@ -121,6 +144,10 @@ class CustomGoal(Goal):
         """The loss alone decides."""
         return loss <= 0
 
+    def pointless(self, pred: Tensor) -> Tensor:
+        """None: what is wrong is not known."""
+        return torch.zeros_like(pred, dtype=torch.bool)
+
 
 class Oracle:
     """Ask a black box about candidates for some images.
@@ -131,8 +158,12 @@ class Oracle:
         images: (N, C, H, W), for identity and number.
         ids: (N,) int64.
         ledger: what was answered before, and where new answers go.
-        labels: as plain values; part of an image's identity in the ledger.
         pad_batch: ask about exactly so many images at once; 0 about as many as there are.
+
+    Attributes:
+        queries: (N,) int64, counted so far.
+        checks: (N,) int64, images shown beside them.
+        labels: N plain values; part of an image's identity in the ledger.
     """
 
     def __init__(
@@ -142,31 +173,34 @@ class Oracle:
         images: Tensor,
         ids: Tensor,
         ledger: Ledger | None = None,
-        labels: Sequence[Any] = (),
         pad_batch: int = 0,
     ) -> None:
         self.model_fn, self.goal, self.ledger, self.pad_batch = model_fn, goal, ledger, pad_batch
         self.eight_bit = bool(getattr(model_fn, "eight_bit", False))
-        self.ids, self.labels = ids.tolist(), list(labels)
+        self.ids = ids.tolist()
+        self.labels = goal.labels.tolist() if isinstance(goal.labels, Tensor) else list(goal.labels)
         self.queries = torch.zeros(len(images), dtype=torch.int64, device=images.device)
         self.checks = torch.zeros_like(self.queries)
         self._asked = [0] * len(images)
         if ledger is not None:
-            ledger.begin(self.ids, [image_key(i, label) for i, label in zip(images, labels, strict=True)])
+            ledger.begin(self.ids, [image_key(i, label) for i, label in zip(images, self.labels, strict=True)])
 
-    def ask(self, rows: Tensor, render: Render, count: int = 1, counted: bool = True) -> tuple[Tensor, Tensor]:
+    def ask(
+        self, rows: Tensor, render: Render, count: int = 1, counts_as: Literal["query", "check", "nothing"] = "query"
+    ) -> tuple[Tensor, Tensor]:
         """Ask about ``count`` candidates for each of some images.
 
         Args:
             rows: (k,) which images.
             render: makes the candidates of those that were not answered before.
             count: n.
-            counted: as queries; otherwise as checks.
+            counts_as: what goes up by ``count`` for each.
 
         Returns:
             Loss (k, n) float64 and predicted class (k, n) int64.
         """
-        (self.queries if counted else self.checks)[rows] += count
+        if counts_as != "nothing":
+            (self.queries if counts_as == "query" else self.checks)[rows] += count
         loss = torch.full((len(rows), count), math.nan, dtype=torch.float64, device=rows.device)
         pred = torch.full_like(loss, -1, dtype=torch.int64)
         missing = torch.ones_like(pred, dtype=torch.bool)

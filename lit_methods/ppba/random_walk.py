@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lit_methods.ppba.attack import Attack, Step, Walk, some
+from lit_methods.ppba.attack import Attack, check_positive
 from lit_methods.ppba.functional import (
     CountUpdate,
     LowFrequencyProjection,
@@ -19,6 +19,7 @@ from lit_methods.ppba.functional import (
 )
 from lit_methods.ppba.oracle import CustomGoal, Goal, Oracle
 from lit_methods.ppba.streams import uniform_draws
+from lit_methods.ppba.walk import CoefficientWalk, Step, Walk
 
 
 class PPBAAttack(Attack):
@@ -80,8 +81,7 @@ class PPBAAttack(Attack):
         seed: int = 0,
         pad_batch: bool | int = False,
     ) -> None:
-        if not rho > 0:
-            raise ValueError(f"rho={rho} must be positive")
+        check_positive(rho=rho)
         if norm not in ("l2", "linf"):
             raise ValueError(f"norm={norm!r} must be 'l2' or 'linf'")
         if n_samples < 1:
@@ -105,26 +105,24 @@ class PPBAAttack(Attack):
         """As in ``Attack``, with the name of the loss."""
         return super().settings() | {"loss_fn": getattr(self.loss_fn, "__qualname__", repr(self.loss_fn))}
 
-    def goal(self, labels: Any) -> Goal:
+    def goal(self, labels: Any, true_labels: Tensor | None = None) -> Goal:
         """The margin, or whatever ``loss_fn`` says."""
-        return super().goal(labels) if self.loss_fn is margin_loss else CustomGoal(labels, self.loss_fn)
+        if self.loss_fn is not margin_loss:
+            return CustomGoal(labels, self.loss_fn)
+        return super().goal(labels, true_labels)
 
     def walk(self, oracle: Oracle, images: Tensor, rows: Tensor, loss: Tensor) -> Walk:
         """No perturbation yet, and even probabilities."""
         return _RandomWalk(self, oracle, images, rows, loss)
 
 
-class _RandomWalk(Walk):
+class _RandomWalk(CoefficientWalk):
     def __init__(self, attack: PPBAAttack, oracle: Oracle, images: Tensor, rows: Tensor, loss: Tensor) -> None:
-        super().__init__(oracle, images, rows)
-        self.attack, self.loss = attack, loss
-        self.projection = attack.projection.like(images)
-        dim = self.projection.dim
-        self.z = images.new_zeros(len(rows), dim)
+        super().__init__(attack.projection, oracle, images, rows, loss)
+        self.attack = attack
         self.probability = MoveProbability(
-            len(rows), dim, momentum=attack.momentum, count_update=attack.count_update, device=images.device
+            *self.z.shape, momentum=attack.momentum, count_update=attack.count_update, device=images.device
         )
-        self.total = len(oracle.ids)
 
     def draw(self, seed: int, ids: Tensor, number: int) -> Tensor:
         """Uniform, (k, n, m)."""
@@ -135,11 +133,7 @@ class _RandomWalk(Walk):
         candidates = self.z[:, None] + self.attack.rho * moves.to(self.z.dtype)
         if self.attack.norm == "l2":
             candidates = clip_l2(candidates, self.attack.eps)
-        loss, pred = self.oracle.ask(
-            self.rows,
-            lambda part: self._show(some(self.images, part)[:, None], self._delta(some(candidates, part))),
-            self.attack.n_samples,
-        )
+        loss, pred = self.ask(candidates)
         solved = self.oracle.goal.reached(loss, pred, self.rows)
         accepted = self.probability.update(moves, loss, self.loss)
         # a success with the loss of the incumbent, after a tie, is one all the same
@@ -152,28 +146,19 @@ class _RandomWalk(Walk):
         self.loss = torch.where(accepted, lowest, self.loss)
         return Step(lowest, accepted, won, pred.gather(1, best).squeeze(1))
 
-    def _delta(self, z: Tensor) -> Tensor:
-        """Perturbations (..., C, S, S) of coefficients (..., m)."""
-        delta = self.projection(z.flatten(0, -2)).unflatten(0, z.shape[:-1])
+    def delta(self, z: Tensor) -> Tensor:
+        """For ``norm="linf"`` cut to the largest change of a pixel."""
+        delta = super().delta(z)
         return delta.clamp(-self.attack.eps, self.attack.eps) if self.attack.norm == "linf" else delta
-
-    @staticmethod
-    def _show(images: Tensor, delta: Tensor) -> Tensor:
-        return delta.add_(images).clamp_(0, 1)  # in place: for small networks the copies would cost most
-
-    def current(self, which: Tensor) -> tuple[Tensor, Tensor]:
-        delta = self._delta(self.z[which])
-        norms = delta.flatten(1).norm(dim=1)
-        return self._show(self.images[which], delta), norms
 
     def keep(self, which: Tensor) -> None:
         super().keep(which)
-        self.z, self.loss = self.z[which], self.loss[which]
         self.probability.keep(which)
 
     def leave(self, which: Tensor, history: dict[str, Any]) -> None:
         if "z" not in history:
-            history["z"] = self.z.new_zeros(self.total, self.z.shape[1])
-            history["probabilities"] = self.probability.effective.new_full((3, self.total, self.z.shape[1]), 1 / 3)
+            total, dim = len(self.oracle.ids), self.projection.dim
+            history["z"] = self.z.new_zeros(total, dim)
+            history["probabilities"] = self.probability.effective.new_full((3, total, dim), 1 / 3)
         history["z"][self.rows[which]] = self.z[which]
         history["probabilities"][:, self.rows[which]] = self.probability.probabilities()[:, which]

@@ -7,7 +7,6 @@ repeat the key in its answer, and so may the text of an exception.
 from __future__ import annotations
 
 import base64
-import io
 import json
 import math
 import re
@@ -24,20 +23,15 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-Pairs = list[tuple[str, float]]  # labels with scores, best first
-Encoder = Callable[[np.ndarray], tuple[bytes, str]]  # (H, W, C) uint8 -> body, content type
+from lit_methods.ppba.formats import ENCODERS, Encoder, Pairs, default_parse, log_scores, pixels
 
-_LISTS = ("labels", "predictions", "results", "outputs")  # names under which services put their list
 _BUSY = {429, 500, 502, 503, 504}  # may well answer the next time
 _THIS_IMAGE = {400, 413, 422}  # may be the fault of one image; every other refusal would meet all of them
 _LONGEST_WAIT = 60.0  # seconds between two tries, whatever Retry-After says
 _LARGEST_ANSWER = 16 * 2**20  # bytes; ten labels take less than one kB
-_FLOOR = 1e-12  # a class that is not returned, before the logarithm
 
 
 class ServiceError(RuntimeError):
@@ -46,49 +40,6 @@ class ServiceError(RuntimeError):
 
 class QueryBudgetExceeded(RuntimeError):
     """A call that would go past ``max_queries``; nothing of it was sent."""
-
-
-def default_parse(answer: Any) -> Pairs:
-    """Labels and scores from the usual shapes of answers.
-
-    ``[{"label": "cat", "score": 0.9}, ...]``, ``[["cat", 0.9], ...]``, ``{"cat": 0.9, "dog": 0.05}``, bare labels
-    ``["cat", "dog"]`` (each scores 1), and any of these under ``labels``, ``predictions``, ``results`` or ``outputs``,
-    with a list ``scores`` beside it or without. A score of ``null`` is NaN.
-
-    Args:
-        answer: the decoded JSON.
-
-    Returns:
-        (label, score) in the order of the answer.
-
-    Raises:
-        ValueError, KeyError, TypeError: any other shape; nothing is guessed.
-
-    Example:
-        >>> default_parse({"predictions": [{"label": "cat", "score": 0.9}]}), default_parse(["cat", "dog"])
-        ([('cat', 0.9)], [('cat', 1.0), ('dog', 1.0)])
-    """
-    if isinstance(answer, dict):
-        for name in _LISTS:
-            if isinstance(inner := answer.get(name), list | dict):
-                scores = answer.get("scores")
-                return default_parse(list(zip(inner, scores, strict=True)) if isinstance(scores, list) else inner)
-        if not answer:
-            raise ValueError("an empty object")
-        answer = [answer] if "label" in answer else list(answer.items())
-    if not isinstance(answer, list):
-        raise TypeError("neither a list nor an object")
-    return [_pair(item) for item in answer]
-
-
-def _pair(item: Any) -> tuple[str, float]:
-    if isinstance(item, str):
-        return item, 1.0
-    label, score = (item["label"], item["score"]) if isinstance(item, dict) else item
-    score = math.nan if score is None else score
-    if not isinstance(label, str | int) or not isinstance(score, int | float) or isinstance(score, bool):
-        raise TypeError("not a label with a number")  # a row of scores without labels, an error message, ...
-    return str(label), float(score)
 
 
 class HTTPLabelService:
@@ -159,7 +110,7 @@ class HTTPLabelService:
     ) -> None:
         self.url, self._target, login = _split(url)
         self._headers = {**login, **_checked(headers or {})}
-        if isinstance(encode, str) and encode not in _ENCODERS:
+        if isinstance(encode, str) and encode not in ENCODERS:
             raise ValueError(f"encode={encode!r} must be 'png', 'json' or a function from an array to (bytes, type)")
         if not callable(parse):
             raise ValueError(f"parse={parse!r} must be a function from the decoded JSON to (label, score) pairs")
@@ -175,7 +126,7 @@ class HTTPLabelService:
             raise ValueError(f"on_failure={on_failure!r} must be 'raise' or 'nan'")
         if classes is not None and (isinstance(classes, str) or not classes or len(set(classes)) < len(classes)):
             raise ValueError(f"classes={classes!r} must be a list of different names, or None")
-        self._encode: Encoder = _ENCODERS[encode] if isinstance(encode, str) else encode
+        self._encode: Encoder = ENCODERS[encode] if isinstance(encode, str) else encode
         self._parse, self.classes = parse, classes
         self.timeout, self.tries, self.backoff, self.min_interval = timeout, tries, backoff, min_interval
         self.max_queries, self.on_failure = max_queries, on_failure
@@ -212,16 +163,16 @@ class HTTPLabelService:
             QueryBudgetExceeded: the images do not all fit into ``max_queries``; nothing was sent.
             ServiceError: no usable answer, see ``on_failure``.
         """
-        pixels = _eight_bit(images)
-        if not self._affords(len(pixels)):
+        arrays = pixels(images)
+        if not self._affords(len(arrays)):
             raise QueryBudgetExceeded(
-                f"{self.url}: {len(pixels)} more queries would go past max_queries={self.max_queries}, of which "
+                f"{self.url}: {len(arrays)} more queries would go past max_queries={self.max_queries}, of which "
                 f"{self.queries} are used up. Nothing was sent; raise max_queries, or ask about fewer images."
             )
-        answers = [self._ask(*self._encode(array), to_come=len(pixels) - i - 1) for i, array in enumerate(pixels)]
+        answers = [self._ask(*self._encode(array), to_come=len(arrays) - i - 1) for i, array in enumerate(arrays)]
         if self.classes is None:
             return answers
-        rows = [_log_scores(answer, self.classes) for answer in answers]
+        rows = [log_scores(answer, self.classes) for answer in answers]
         return torch.tensor(rows, dtype=torch.float64).reshape(-1, len(self.classes))
 
     def _ask(self, body: bytes, content_type: str, to_come: int) -> Pairs | None:
@@ -390,41 +341,3 @@ def _checked(headers: Mapping[str, str]) -> dict[str, str]:
         if not isinstance(value, str) or not re.fullmatch(r"[\t -~\xa0-\xff]*", value):
             raise ValueError(f"headers[{name!r}] must be one line of Latin-1 text; does it end in a line break?")
     return dict(headers)
-
-
-def _eight_bit(images: Tensor) -> list[np.ndarray]:
-    """(N, C, H, W) in [0, 1] as N arrays (H, W, C) uint8."""
-    if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point() or 0 in images.shape[1:]:
-        got = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-        raise ValueError(f"images must be a floating point tensor (N, C, H, W) in [0, 1], got {got}")
-    if not images.isfinite().all():
-        raise ValueError("images hold NaN or infinity; they must lie in [0, 1]")
-    levels = (
-        images.detach().cpu().double().clamp(0, 1).mul(255).add(0.5).floor()
-    )  # float32 rounds some up that lie just below a half
-    return list(levels.to(torch.uint8).permute(0, 2, 3, 1).numpy())
-
-
-def _png(array: np.ndarray) -> tuple[bytes, str]:
-    if array.shape[2] not in (1, 3):
-        raise ValueError(
-            f"images must have 1 or 3 channels, got {array.shape[2]}; for others give a function as encode"
-        )
-    file = io.BytesIO()
-    Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(file, "png")
-    return file.getvalue(), "image/png"
-
-
-def _json(array: np.ndarray) -> tuple[bytes, str]:
-    image = base64.b64encode(_png(array)[0]).decode()
-    return json.dumps({"image": image}).encode(), "application/json"
-
-
-_ENCODERS: dict[str, Encoder] = {"png": _png, "json": _json}
-
-
-def _log_scores(answer: Pairs | None, classes: Sequence[str]) -> list[float]:
-    if answer is None:
-        return [math.nan] * len(classes)
-    best = dict(reversed(answer))  # of a label that comes twice the better one
-    return [math.log(max(best.get(name, _FLOOR), _FLOOR)) for name in classes]

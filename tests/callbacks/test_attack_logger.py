@@ -5,7 +5,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from lightning.pytorch import Callback
 from PIL import Image, ImageSequence
 
@@ -13,15 +12,8 @@ from callbacks import AttackLogger
 from callbacks.attack_logger import _curve
 from callbacks.report import RunReport
 from datamodules import CIFARDataModule
-from lit_methods import PPBA, ImageClassifier
-from tests.victims import MEAN, STD, trained_weights
-
-
-def attacker(**options):
-    options = {"eps": 8.0, "max_queries": 30, "attack_args": {"rho": 0.4}, "mean": MEAN, "std": STD} | options
-    module = PPBA("tiny", **options)
-    module.model.load_state_dict(trained_weights())
-    return module
+from lit_methods import ImageClassifier
+from tests.attackers import attacker, constant
 
 
 def show(make_trainer, module, *callbacks, images=7, **options):
@@ -111,12 +103,7 @@ def test_the_curve_is_the_share_of_attacked_images():
 @pytest.mark.parametrize("label", [0, 1])
 def test_nothing_to_attack_and_nothing_that_succeeds(make_trainer, shown, label):
     """A constant network: all images but those of its class are skipped, and none of these is turned."""
-    module = attacker()
-    with torch.no_grad():
-        for parameter in module.model.fc.parameters():
-            parameter.zero_()
-        module.model.fc.bias[label] = 2.0
-    show(make_trainer, module, images=3)  # there is a 1 among them, and no 0
+    show(make_trainer, constant(label), images=3)  # there is a 1 among them, and no 0
     assert {key for _, key in shown} - {"attack/growth"} == {"attack/success_curve", "attack/images", "attack/classes"}
     assert (("film", "attack/growth") in shown) == bool(shown["table", "attack/classes"][1])
 

@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from lit_methods.ppba import NES, Bandits, LowFrequencyProjection, SimBA
-from tests.methods.toy_models import SIDE, Linear, Recorder, low_frequencies, picture_batch
+from tests.methods.toy_models import SIDE, Linear, Recorder, load, low_frequencies, picture_batch
 
 LINEAR = Linear()
 LOW = low_frequencies()
@@ -16,7 +16,7 @@ LOW = low_frequencies()
 
 @pytest.mark.parametrize("name", ["nes", "nes_lf", "bandits_td", "bandits_lf"])
 def test_each_step_is_the_reference_step(vectors, name):
-    case = {k: torch.as_tensor(v) for k, v in np.load(vectors / "ppba" / "baselines.npz").items()}
+    case = load(vectors, "baselines")
     projection = LowFrequencyProjection(case["indices"], SIDE, dtype=torch.float64)
     attack = {
         "nes": NES(eps=2.0),
@@ -126,7 +126,7 @@ def test_the_step_goes_down_the_slope(make, projection):
     extra = {"tile": 4} if make is Bandits else {}
     for targeted in (False, True):
         wanted = (labels + 2) % 5 if targeted else labels
-        result = make(projection, lr=0.05, eps=9.0, max_queries=200, targeted=targeted, **extra)(hard, images, wanted)
+        result = make(projection, lr=0.05, eps=9.0, max_queries=100, targeted=targeted, **extra)(hard, images, wanted)
         log_p = [hard(x).log_softmax(1).gather(1, wanted[:, None]) for x in (images, result.adv)]
         assert ((log_p[1] > log_p[0]) == targeted).all()
 

@@ -203,9 +203,8 @@ def test_the_same_attack_on_the_same_classifier(clothes):
     assert_close(result.history["loss"], expected.history["loss"], rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
-@pytest.mark.parametrize("name", ["squeezenet1_1", "mobilenet_v3_small"])  # dropout; dropout and batch norm
-def test_a_torchvision_network_in_training_mode(name):
-    network = getattr(torchvision.models, name)(num_classes=CLASSES).train()
+def test_a_torchvision_network_in_training_mode():
+    network = torchvision.models.mobilenet_v3_small(num_classes=CLASSES).train()  # dropout and batch norm
     images = torch.rand(2, 3, 32, 32)
     attack = PPBAAttack(low_frequencies_of(32), rho=0.5, eps=5.0, max_queries=12)
     before, state = modes(network), {k: v.clone() for k, v in network.state_dict().items()}

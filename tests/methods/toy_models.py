@@ -2,7 +2,9 @@
 
 import math
 from collections import Counter
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +12,11 @@ from lit_methods.ppba import LowFrequencyProjection, low_frequency_indices
 
 SIDE, CLASSES = 8, 5
 PIXELS = 3 * SIDE**2
+
+
+def load(vectors: Path, name: str) -> dict[str, Tensor]:
+    """Reference inputs and outputs of PPBA."""
+    return {key: torch.as_tensor(value) for key, value in np.load(vectors / "ppba" / f"{name}.npz").items()}
 
 
 def low_frequencies(num: int = 24) -> LowFrequencyProjection:
