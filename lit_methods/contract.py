@@ -1,4 +1,13 @@
-"""What every method's module offers to ``predict``, ``draw`` and ``export``, and a checkpoint that knows its class."""
+"""What every method's module offers to ``predict``, ``draw`` and ``export``, and a checkpoint that knows its class.
+
+Offers that a module may leave out:
+
+- ``summary() -> dict[str, float | str | list]``, also of callbacks and datamodules: log key to figure or text, for
+  ``summary.json``, card and closing table of every command;
+- ``add_cli_arguments(parser, entry)``, a classmethod: options of its own, such as a class id for ``export``;
+- ``prepare_inputs(paths, **options) -> Iterable[batch]``: the user's files, and those options, as batches for
+  ``predict_step``; without it they are pictures (``lit_methods.inference.prepare_inputs``).
+"""
 
 import inspect
 from dataclasses import dataclass, field

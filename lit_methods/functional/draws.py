@@ -4,12 +4,13 @@ A generator has a state, and whoever advances it once more than before changes e
 number of workers, a resumed run, a second rank. Here a number is a hash of what it is for, such as
 ``(purpose, seed, epoch, index)``. Nothing has to be kept, stored or restored, and a whole batch is drawn at once.
 
-The first part of a key, a ``Purpose``, says what the numbers are for: equal seeds must not give equal numbers to two
-purposes.
+The first part of a key says what the numbers are for, a ``Purpose`` or, for a method's own, ``purpose("name")``: equal
+seeds must not give equal numbers to two purposes.
 
 The hash is the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), applied once per part of the key.
 """
 
+import zlib
 from enum import IntEnum
 
 import numpy as np
@@ -20,6 +21,19 @@ class Purpose(IntEnum):
     """What numbers are drawn for."""
 
     SPLIT, ORDER, AUGMENT, CALIBRATION, TEST, ATTACK, TARGET = 1, 2, 3, 4, 5, 6, 7
+
+
+def purpose(name: str) -> int:
+    """A purpose of its own for each name; no number of ``Purpose`` is among them.
+
+    Args:
+        name: such as ``"widget_net/search"``.
+
+    Example:
+        >>> purpose("widget_net/search") == purpose("widget_net/search"), purpose("a") == purpose("b")
+        (True, False)
+    """
+    return (1 << 32) + zlib.crc32(name.encode())
 
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 
@@ -34,7 +35,12 @@ def lazy_names(
             return getattr(import_module(homes[name]), name)
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
-    return get, lambda: sorted({*vars(import_module(package)), *homes}), sorted(homes)
+    def names() -> list[str]:
+        here = vars(import_module(package))
+        inside = {name for name, value in here.items() if isinstance(value, ModuleType) or name.startswith("__")}
+        return sorted(inside | {*homes})
+
+    return get, names, sorted(homes)
 
 
 def _listed(init: Path) -> dict[str, str]:
