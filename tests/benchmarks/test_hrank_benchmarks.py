@@ -102,16 +102,20 @@ def test_ranks_by_map_size(size):
     assert torch.equal(reference, ours)
 
 
-def test_whole_vgg_pass():
-    model, points = fill(build_backbone("vgg16_bn_cifar")).eval(), prune_points("vgg16_bn_cifar")
-    images = torch.randn(4, 3, 32, 32)
+def compare_passes(title, model, images, points):
     reference, ours = side_by_side(
-        "VGG-16 ranks of 4 images, forward passes included (12 passes beside 1)",
+        title,
         lambda: official_pass(model, images, points),
         lambda: next(batch_ranks(model, [images], points)),
         repeats=3,
     )
     assert_same(reference, ours)
+
+
+def test_whole_vgg_pass():
+    model, points = fill(build_backbone("vgg16_bn_cifar")).eval(), prune_points("vgg16_bn_cifar")
+    images = torch.randn(4, 3, 32, 32)
+    compare_passes("VGG-16 ranks of 4 images, forward passes included (12 passes beside 1)", model, images, points)
 
 
 def test_whole_pass_of_a_trained_network(shared):
@@ -123,13 +127,9 @@ def test_whole_pass_of_a_trained_network(shared):
     model, points = build_backbone("resnet56").eval(), prune_points("resnet56")
     load_weights(model, read_weights(str(weights))[0])
     images = cifar_images(shared, 4)
-    reference, ours = side_by_side(
-        "trained ResNet-56 on 4 CIFAR images, forward passes included (55 passes beside 1)",
-        lambda: official_pass(model, images, points),
-        lambda: next(batch_ranks(model, [images], points)),
-        repeats=3,
+    compare_passes(
+        "trained ResNet-56 on 4 CIFAR images, forward passes included (55 passes beside 1)", model, images, points
     )
-    assert_same(reference, ours)
     maps = hooked_maps(model, images, points)
     reference, ours = side_by_side(
         "  its ranks, forward excluded",
