@@ -122,6 +122,19 @@ class TestDigits:
         assert_close(batches(one.test_dataloader()), batches(two.test_dataloader()))
         assert batches(one.val_dataloader())["index"].tolist() != batches(two.val_dataloader())["index"].tolist()
 
+    def test_the_seed_decides_order_and_calibration_images(self):
+        def drawn(seed):
+            data = CIFARDataModule(val_fraction=0, seed=seed)  # the split is the same: all
+            data.setup("fit")
+            order = [position for _, position in data.train_dataloader().sampler]
+            return order, batches(data.calibration_dataloader(20))["index"].tolist()
+
+        first, again, other = drawn(0), drawn(0), drawn(1)
+        assert first == again
+        assert sorted(first[0]) == sorted(other[0])
+        assert first[0] != other[0]
+        assert set(first[1]) != set(other[1])
+
 
 class TestCIFAR10:
     @pytest.fixture
