@@ -1,25 +1,39 @@
-"""Fixtures that every test may use."""
+"""Fixtures that every test may use.
+
+Torch and what needs it is imported inside them: with workers, the process that hands out the tests runs none of them.
+"""
+
+from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads beside another busy process are ten times slower than one
 
 import pytest
-import torch
-from lightning.pytorch import Trainer, seed_everything
 
-from tests.small_recipes import overrides, warm_weights  # noqa: F401 - fixtures
+from tests.on_all_cores import pytest_cmdline_main, pytest_collection_modifyitems  # noqa: F401 - hooks
+from tests.small_recipes import overrides, warm_weights, without_figures  # noqa: F401 - two are fixtures
 
-torch.set_num_threads(1)
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"  # real data and weights; tests that need them skip without
 
 
+def pytest_collection_finish() -> None:
+    """Doctests, too, run on one thread."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
+    from lightning.pytorch import seed_everything
+
     seed_everything(0, verbose=False)
 
 
@@ -40,6 +54,7 @@ def vectors() -> Path:
 @pytest.fixture
 def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
     """A quiet CPU trainer that writes into the test's own folder."""
+    from lightning.pytorch import Trainer
 
     def make(**kwargs: Any) -> Trainer:
         quiet: dict[str, Any] = {
@@ -55,6 +70,13 @@ def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
         return Trainer(**quiet | kwargs)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def no_figures() -> Iterator[None]:
+    """The module's runs draw nothing; for ``pytest.mark.usefixtures`` where no test looks at a figure."""
+    with without_figures():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,11 @@
 """What makes a packaged recipe small enough for a test; the fixtures are known everywhere through ``conftest.py``."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-import numpy as np
 import pytest
-import torch
 import yaml
 
-from lit_methods.backbones import build_backbone
 from lit_methods.cli.recipes import find_recipes
 
 RECIPES = find_recipes()
@@ -17,10 +15,31 @@ SMALL = [
     *("--trainer.num_sanity_val_steps", "0", "--data.batch_size", "8", "--data.num_workers", "0"),
 ]
 
+FIGURES = [
+    "pruning.kept_filters_figure",
+    "hrank_pruning.rank_histograms_figure",
+    "hrank_pruning.rank_stability_figure",
+    "filter_sketch_pruning.sketch_errors_figure",
+]
+
+
+@contextmanager
+def without_figures() -> Iterator[None]:
+    """Runs draw no figures, which takes longer than to train a small network."""
+    with pytest.MonkeyPatch.context() as patch:
+        for place in ("report.RunReport.figure", *FIGURES):
+            patch.setattr(f"callbacks.{place}", lambda *args: None)
+        yield
+
 
 @pytest.fixture(scope="session")
 def warm_weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], str]:
     """Weights of a network whose batch norms have seen something: what ``at_epoch=0`` takes for a trained one."""
+    import numpy as np
+    import torch
+
+    from lit_methods.backbones import build_backbone
+
     folder = tmp_path_factory.mktemp("weights")
 
     def make(arch: str, num_classes: int) -> str:

@@ -154,6 +154,19 @@ def test_only_local_files(saved):
         IO.load_checkpoint(saved.with_name("none.ckpt"))
 
 
+def test_a_directory_is_named_as_one_with_what_may_be_meant(tmp_path):
+    with pytest.raises(CheckpointError, match=r"ckpt_path='.*' is a directory; name a file$"):
+        read_checkpoint(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    for age, name in enumerate(("last.ckpt", "epoch=1.ckpt")):
+        (tmp_path / "checkpoints" / name).touch()
+        os.utime(tmp_path / "checkpoints" / name, (1000 - age, 1000 - age))
+    cure = f"such as {tmp_path}/checkpoints/last.ckpt, or give --run_dir {tmp_path} --ckpt_path last"
+    for folder in (tmp_path, tmp_path / "checkpoints"):
+        with pytest.raises(CheckpointError, match=f"is a directory; name a file, {re.escape(cure)}$"):
+            IO.load_checkpoint(folder)
+
+
 def test_removing_what_is_gone(saved):
     for _ in range(2):
         IO.remove_checkpoint(saved)

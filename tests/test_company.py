@@ -1,8 +1,6 @@
 """What people add to a run, beside pruning inside the fit: precision, accumulation, and Lightning's own callbacks."""
 
 import copy
-import csv
-import json
 
 import pytest
 import torch
@@ -26,19 +24,13 @@ from lit_methods.backbones import build_backbone, prune_points
 from lit_methods.cli import main
 from lit_methods.hrank import functional
 from lit_methods.hrank.functional import rank_scores
+from tests.left_behind import last_checkpoint, metrics, read_summary
 from tests.small_recipes import RECIPES
+from tests.stops import AT_EPOCH, EVERY_STOP, STEPS
 
-SMALL = {"limit_train_batches": 4, "limit_val_batches": 2, "limit_test_batches": 2, "num_sanity_val_steps": 0}
-STEPS = 4  # batches per epoch
-AT_EPOCH = 2
+SMALL = {"limit_train_batches": STEPS, "limit_val_batches": 2, "limit_test_batches": 2, "num_sanity_val_steps": 0}
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_figures():
-    """Drawing takes longer than everything else here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("callbacks.report.RunReport.figure", lambda *args: None)
-        yield
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 
 def digits():
@@ -159,8 +151,7 @@ def states(trainer):
 
 
 def rates(folder):
-    with (folder / "metrics.csv").open() as file:
-        return {row["step"]: row["lr-SGD"] for row in csv.DictReader(file) if row["lr-SGD"]}
+    return {row["step"]: row["lr-SGD"] for row in metrics(folder) if row["lr-SGD"]}
 
 
 @pytest.fixture(scope="module")
@@ -174,16 +165,7 @@ def whole(tmp_path_factory):
     return folder, states(trainer)
 
 
-@pytest.mark.parametrize(
-    "step",
-    [
-        pytest.param(2, id="middle of an epoch"),
-        pytest.param(STEPS, id="last batch of an epoch"),
-        pytest.param(2 * STEPS, id="right before pruning"),
-        pytest.param(2 * STEPS + 1, id="right after pruning"),
-        pytest.param(3 * STEPS + 1, id="in fine-tuning"),
-    ],
-)
+@EVERY_STOP
 def test_resumed_beside_everything_it_is_bit_equal(make_trainer, tmp_path, whole, step):
     folder, expected = whole
     checkpoint = folder / "steps" / f"step={step}.ckpt"
@@ -267,10 +249,10 @@ def test_recipe_runs_in_bfloat16_with_accumulated_gradients(recipe, overrides, t
     if recipe == "hrank":
         words += ["--model.backbone", "tiny", "--trainer.callbacks.rates", "0.5", "--trainer.callbacks.at_epoch", "1"]
     assert main("fit", [recipe, "--run_dir", str(tmp_path / "run"), *words]) == 0
-    checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    checkpoint = last_checkpoint(tmp_path / "run")
     assert checkpoint["global_step"] == 4  # of three batches an epoch
     assert {t.dtype for t in checkpoint["state_dict"].values() if t.is_floating_point()} == {torch.float32}
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    summary = read_summary(tmp_path / "run")
     assert 0 <= summary["test/top1"] <= 1
     assert seen == ({torch.float32} if recipe.startswith("hrank") else set())
     assert ("prune/macs" in summary) == recipe.startswith(("hrank", "filter_sketch"))

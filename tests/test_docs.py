@@ -5,28 +5,23 @@ Commands run in this process, made small; their results stay, so that a later bl
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from datamodules.demo import write_cifar, write_imagenet
-from lit_methods.backbones import build_backbone
 from lit_methods.cli import main
+from tests.small_recipes import ONE_PROCESS, SMALL
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("lit_methods/*/README.md"))]
 QUICK = {
-    "fit": [
-        *("--trainer.max_epochs", "2", "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1"),
-        *("--trainer.limit_test_batches", "1", "--trainer.num_sanity_val_steps", "0", "--data.batch_size", "8"),
-        *("--trainer.accelerator", "cpu", "--trainer.sync_batchnorm", "false", "--data.num_workers", "0"),
-        *("--trainer.devices", "1", "--trainer.strategy", "auto"),
-    ],
+    "fit": [*SMALL, *ONE_PROCESS, "--trainer.strategy", "auto", "--trainer.max_epochs", "2"],
     "test": ["--trainer.limit_test_batches", "1", "--trainer.accelerator", "cpu"],
     "validate": ["--trainer.limit_val_batches", "1", "--trainer.accelerator", "cpu"],
     "predict": ["--trainer.accelerator", "cpu"],
@@ -34,6 +29,8 @@ QUICK = {
     "doctor": ["--trainer.accelerator", "cpu"],
 }
 ASKS = {"--list", "--help", "--print_config"}  # answered without a run
+
+pytestmark = pytest.mark.usefixtures("no_figures")  # test_recipes.py draws those of the same recipes
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -46,20 +43,23 @@ def commands(page: Path) -> list[str]:
     return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
 
 
-@pytest.fixture
-def reader(tmp_path, monkeypatch):
-    """The folder of a reader who has the data and weights that the pages speak of."""
-    write_cifar(tmp_path / "data" / "cifar10")
-    write_imagenet(tmp_path / "data" / "imagenet")
-    (tmp_path / "pictures").mkdir()
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, warm_weights):
+    """Of a reader who has the data and weights that the pages speak of, and reads one page after the other."""
+    folder = tmp_path_factory.mktemp("reader")
+    write_cifar(folder / "data" / "cifar10")
+    write_imagenet(folder / "data" / "imagenet")
+    (folder / "pictures").mkdir()
     for i in range(3):
-        Image.fromarray(np.full((40, 30, 3), 80 * i, np.uint8)).save(tmp_path / "pictures" / f"{i}.png")
-    torch.manual_seed(0)
-    network = build_backbone("resnet56")
-    network(torch.rand(4, 3, 32, 32))
-    np.savez(tmp_path / "resnet56.npz", **{k: v.numpy() for k, v in network.state_dict().items()})
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+        Image.fromarray(np.full((40, 30, 3), 80 * i, np.uint8)).save(folder / "pictures" / f"{i}.png")
+    shutil.copy(warm_weights("resnet56", 10), folder / "resnet56.npz")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done() -> set[str]:
+    """What the reader has run already, and need not run again because another page says it too."""
+    return set()
 
 
 def run(command: str) -> None:
@@ -75,12 +75,15 @@ def run(command: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_commands_and_code(page, reader):
+def test_commands_and_code(page, folder, done, monkeypatch):
+    monkeypatch.chdir(folder)
     found = commands(page)
     assert found, "a page shows its commands as $ lines of a console block"
     for command in found:
         if command.startswith("python -m lit_methods."):
-            run(command)
+            if command not in done:
+                run(command)
+            done.add(command)
         else:
             assert command.startswith(("pip install", "python -m pytest", "python examples/")), f"not run: {command}"
     code = blocks(page, "python")

@@ -1,13 +1,9 @@
 """What happens to a run outside its own code: other workers, odd pictures, a read-only home, a killed worker."""
 
-import csv
-import json
 import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +13,8 @@ from lightning.pytorch import Callback
 from PIL import Image
 from torch.testing import assert_close
 
+from tests.left_behind import read_rows, read_summary
+from tests.own_process import run_entry
 from tests.two_processes import CPU, assert_equal_ranks, assert_same_decisions, run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,6 +22,8 @@ TINY = ["--model.backbone", "tiny", "--trainer.max_epochs", 2, "--trainer.limit_
 TINY += ["--trainer.log_every_n_steps", 1, "--data.batch_size", 32]
 PRUNED = [*TINY, "--trainer.callbacks.rates", 0.5, "--trainer.callbacks.at_epoch", 1]
 PRUNED += ["--trainer.callbacks.num_images", 48]
+
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 
 # --- D20: the same run again ----------------------------------------------------------------------------------------
@@ -96,8 +96,7 @@ def test_odd_pictures_in_fit_test_and_predict(imagenet_root, tmp_path, processes
     assert [name for name in ("z_cut.jpg", "z_empty.png", "z_text.jpeg") if any(name in line for line in errors)] == [
         "z_cut.jpg", "z_empty.png", "z_text.jpeg",
     ]  # fmt: skip
-    with (predict.path / "predictions.csv").open(newline="") as file:
-        assert len(list(csv.DictReader(file))) == 3 + 5
+    assert len(read_rows(predict.path / "predictions.csv")) == 3 + 5
 
 
 # --- D21: unfriendly places -----------------------------------------------------------------------------------------
@@ -116,13 +115,10 @@ def test_read_only_data_no_home_and_names_with_spaces_and_umlauts(imagenet_root,
     before = contents(root)
     gone = {"HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR", "TORCH_HOME", "USERPROFILE"}
     environment = {key: value for key, value in os.environ.items() if key not in gone}
-    environment |= {"HOME": "/dev/null/home", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment |= {"HOME": "/dev/null/home", "PYTHONPATH": str(ROOT)}
 
     def call(entry: str, *words: object) -> list[str]:
-        command = [sys.executable, "-m", f"lit_methods.{entry}", *map(str, words)]
-        done = subprocess.run(
-            command, cwd=place, env=environment, capture_output=True, text=True, timeout=300, check=False
-        )
+        done = run_entry(entry, *words, folder=place, environment=environment)
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
 
@@ -143,7 +139,7 @@ def test_read_only_data_no_home_and_names_with_spaces_and_umlauts(imagenet_root,
         assert contents(root) == before
         for path in [root, *root.rglob("*")]:
             path.chmod(0o755)
-    assert json.loads((fit_dir / "summary.json").read_text())["prune/macs"] > 0
+    assert read_summary(fit_dir)["prune/macs"] > 0
 
 
 # --- D22: a killed worker -------------------------------------------------------------------------------------------

@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import LightningModule
 from PIL import Image
+from torch import nn
 from torch.testing import assert_close
 
 from datamodules import ImageNetDataModule
-from lit_methods import ImageClassifier, Predictor
+from lit_methods import PPBA, ImageClassifier, Predictor
 from lit_methods.checkpoint_io import read_checkpoint
 from lit_methods.inference import as_image, find_pictures, fit_size, prepare_inputs
 
@@ -18,6 +20,33 @@ def test_every_kind_of_picture_gives_the_same_answer(tmp_path):
     results = predictor([tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(pixels), pixels, tensor])
     assert all(result == results[0] for result in results)
     assert predictor(pixels) == results[:1]
+
+
+def test_a_folder_stands_for_the_pictures_in_it(tmp_path):
+    files = [tmp_path / name for name in ("a.png", "b/c.png")]
+    (tmp_path / "b").mkdir()
+    for shade, file in zip((30, 200), files, strict=True):
+        Image.fromarray(np.full((32, 32, 3), shade, np.uint8)).save(file)
+    predictor = Predictor(ImageClassifier("tiny", num_classes=4))
+    answers = predictor(files)
+    assert answers[0] != answers[1]
+    assert predictor(tmp_path) == predictor(str(tmp_path)) == answers
+    assert predictor([files[1], tmp_path]) == [answers[1], *answers]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no pictures there"):
+        predictor(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    ("module", "shown"),
+    [
+        (lambda: PPBA("tiny", num_classes=4), "PPBA, backbone='tiny', num_classes=4"),
+        (lambda: ImageClassifier(nn.Flatten(), num_classes=4), "ImageClassifier, num_classes=4"),
+        (LightningModule, "LightningModule"),
+    ],
+)
+def test_what_a_predictor_says_of_itself(module, shown):
+    assert repr(Predictor(module())) == f"Predictor({shown})"
 
 
 @pytest.mark.parametrize(

@@ -20,14 +20,17 @@ from lit_methods.cli.parsing import RunCLI
 from lit_methods.cli.recipes import find_recipes
 from lit_methods.cli.run_directory import place
 from lit_methods.slurm import restarted
+from tests.left_behind import last_checkpoint, metrics, weights
 from tests.signals import SendSignal, send_now
-from tests.test_resume import RUN, metrics, weights
+from tests.stops import AT_EPOCH, STEPS
+from tests.test_resume import RUN
 from tests.tiny import register
 
 CODES = {"SIGTERM": 143, "SIGINT": 130}
-STEPS = 4  # per epoch, as in RUN; validation after every epoch, pruning before the third
-WORDS = ["hrank", *RUN, "--trainer.callbacks.at_epoch", "2", "--trainer.callbacks.num_images", "48"]
+WORDS = ["hrank", *RUN, "--trainer.callbacks.at_epoch", str(AT_EPOCH), "--trainer.callbacks.num_images", "48"]
 WORDS += ["--trainer.callbacks.rates", "0.5", "--trainer.limit_val_batches", "3", "--checkpoint.save_top_k", "1"]
+
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +93,7 @@ def test_during_a_rank_pass(whole, batch, tmp_path, monkeypatch):
     run = tmp_path / "run"
     monkeypatch.setattr(hrank_pruning, "batch_ranks", sending)
     assert main("fit", [*WORDS, "--run_dir", str(run)]) == 143
-    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["hyper_parameters"]["plan"] is None
+    assert last_checkpoint(run)["hyper_parameters"]["plan"] is None
     assert not (run / "rank_scores.npz").exists()
     monkeypatch.setattr(hrank_pruning, "batch_ranks", real)
     goes_on_like(whole, run)
@@ -116,7 +119,7 @@ def test_in_the_test_after_a_fit_and_before_a_run(tmp_path, monkeypatch):
     run = tmp_path / "run"
     words = [*WORDS, "--trainer.max_epochs", "1", "--run_dir", str(run)]
     assert main("fit", [*words, *signalled(hook="on_test_batch_start")]) == 143
-    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == STEPS
+    assert last_checkpoint(run)["global_step"] == STEPS
 
     def build(cli):
         send_now(signal.SIGTERM)
@@ -182,7 +185,7 @@ def test_a_slurm_job_requeues_itself_and_goes_on(whole, slurm, tmp_path, capsys)
     assert main("fit", [*words, *signalled("SIGUSR1", step=6)]) == 0
     assert slurm.read_text() == "requeue 4711\n"
     assert "stopped by SIGUSR1" in capsys.readouterr().err
-    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 7
+    assert last_checkpoint(run)["global_step"] == 7
     assert main("fit", words) == 0
     assert slurm.read_text() == "requeue 4711\n"
     assert_close(weights(run), weights(whole), rtol=0, atol=0)

@@ -1,7 +1,5 @@
 """A run that was stopped and resumed equals one that was not: bit-equal weights, the same metrics, the same plan."""
 
-import csv
-import json
 import shutil
 from collections.abc import Callable
 from functools import cache
@@ -12,16 +10,17 @@ import torch
 from torch.testing import assert_close
 
 from lit_methods.cli import main
+from tests.left_behind import last_checkpoint, metrics, read_summary, timeless, weights
+from tests.stops import AT_EPOCH, EVERY_STOP, STEPS
 
-STEPS = 4  # per epoch; epoch 2 begins at step 8 with pruning
 RUN = [
     *("--model.backbone", "tiny", "--trainer.max_epochs", "4", "--trainer.limit_train_batches", str(STEPS)),
     *("--trainer.accelerator", "cpu", "--trainer.log_every_n_steps", "1", "--trainer.num_sanity_val_steps", "0"),
     *("--data.batch_size", "32", "--checkpoint.save_top_k", "-1"),
 ]
 PRUNING = {
-    "hrank": {"rates": "0.5", "at_epoch": "2", "num_images": "48"},
-    "filter_sketch": {"rates": "0.5", "at_epoch": "2"},
+    "hrank": {"rates": "0.5", "at_epoch": str(AT_EPOCH), "num_images": "48"},
+    "filter_sketch": {"rates": "0.5", "at_epoch": str(AT_EPOCH)},
 }
 LAYERWISE = {"at_epoch": "1", "mode": "layerwise", "epochs_per_layer": "2"}  # of HRank
 EVERY_STEP = [  # besides the run's own checkpoints
@@ -29,21 +28,14 @@ EVERY_STEP = [  # besides the run's own checkpoints
     *("--trainer.callbacks.save_top_k", "-1", "--trainer.callbacks.filename", "{step}"),
 ]
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 
 def words(folder: Path | None = None, recipe: str = "hrank", layerwise: bool = False) -> list[str]:
     found = [recipe, *RUN, *(("--trainer.max_epochs", "7") if layerwise else ())]
     for key, value in (PRUNING[recipe] | (LAYERWISE if layerwise else {})).items():
         found += [f"--trainer.callbacks.{key}", value]  # of the last callback in the recipe's list
     return [*found, *EVERY_STEP, "--trainer.callbacks.dirpath", str(folder)] if folder else found
-
-
-def metrics(run: Path) -> list[dict[str, str]]:
-    timed = ("complexity/latency_ms", "complexity/dense_latency_ms")
-    return [{k: v for k, v in row.items() if k not in timed} for row in csv.DictReader((run / "metrics.csv").open())]
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
 
 @pytest.fixture(scope="module")
@@ -69,42 +61,31 @@ def whole(whole_runs: Callable[..., Path]) -> Path:
 
 
 @pytest.mark.parametrize("recipe", PRUNING)
-@pytest.mark.parametrize(
-    "step",
-    [
-        pytest.param(3, id="middle of an epoch"),
-        pytest.param(STEPS, id="last batch of an epoch"),
-        pytest.param(2 * STEPS, id="right before pruning"),
-        pytest.param(2 * STEPS + 1, id="right after pruning"),
-        pytest.param(3 * STEPS + 2, id="in fine-tuning"),
-    ],
-)
+@EVERY_STOP
 def test_resume_in_place_is_bit_equal(whole_runs, recipe, step, tmp_path):
     whole, run = whole_runs(recipe), tmp_path / "run"
     shutil.copytree(whole / "run", run)
     shutil.copy(whole / "steps" / f"step={step}.ckpt", run / "checkpoints")
     checkpoint = run / "checkpoints" / f"step={step}.ckpt"
     plan = torch.load(checkpoint, weights_only=True)["hyper_parameters"]["plan"]
-    assert (plan is None) == (step <= 2 * STEPS)
+    assert (plan is None) == (step <= AT_EPOCH * STEPS)
     for name in ("last.ckpt", "../summary.json"):
         (run / "checkpoints" / name).unlink()
     assert main("fit", [*words(recipe=recipe), "--run_dir", str(run), "--ckpt_path", str(checkpoint)]) == 0
     assert_close(weights(run), weights(whole / "run"), rtol=0, atol=0)
     assert metrics(run) == metrics(whole / "run")
-    ours, theirs = (json.loads((r / "summary.json").read_text()) for r in (run, whole / "run"))
-    unlike = {"duration_s", "complexity/latency_ms", "complexity/dense_latency_ms"}
-    assert {k: v for k, v in ours.items() if k not in unlike} == {k: v for k, v in theirs.items() if k not in unlike}
+    assert timeless(read_summary(run)) == timeless(read_summary(whole / "run"))
 
 
 def test_resume_elsewhere_keeps_the_best_score(whole, tmp_path):
     """The best epoch of the pruned network may lie before the stop: it still decides what is tested."""
-    best = torch.load(whole / "run" / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]
+    best = last_checkpoint(whole / "run")["callbacks"]
     (state,) = (v for k, v in best.items() if k.startswith("RunCheckpoint"))
     (after_epoch_2,) = (whole / "run" / "checkpoints").glob("epoch=2-*.ckpt")
     words_ = [*words(), "--run_dir", str(tmp_path / "other"), "--ckpt_path", str(after_epoch_2)]
     assert main("fit", words_) == 0
     assert_close(weights(tmp_path / "other"), weights(whole / "run"), rtol=0, atol=0)
-    resumed = torch.load(tmp_path / "other" / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]
+    resumed = last_checkpoint(tmp_path / "other")["callbacks"]
     (ours,) = (v for k, v in resumed.items() if k.startswith("RunCheckpoint"))
     assert ours["best_model_score"] == state["best_model_score"]
     assert sorted(map(float, ours["best_k_models"].values())) == sorted(map(float, state["best_k_models"].values()))

@@ -27,6 +27,7 @@ SHORT = ["--trainer.limit_train_batches", STEPS, "--trainer.log_every_n_steps", 
 EXACT = ["--model.backbone", "tiny_nobn", "--trainer.precision", "64-true", *SHORT]
 NORM = ["--model.backbone", "tiny", "--model.lr", 0.05, *SHORT]
 
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 RECIPES = pytest.mark.parametrize("recipe", ["hrank", "filter_sketch"])
 

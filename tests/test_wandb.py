@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 
 from lit_methods.cli import main
+from tests.left_behind import last_checkpoint, read_rows, read_summary
+from tests.small_recipes import without_figures
 from tests.wandb_record import Record, read_record
 
 ROOT = Path(__file__).parents[1]
@@ -61,7 +62,7 @@ def record(run: Path) -> Record:
 
 def test_scalars_are_those_of_metrics_csv_on_one_axis(run, record):
     assert record.axes["*"] == "trainer/global_step"
-    rows = list(csv.DictReader((run / "metrics.csv").open()))
+    rows = read_rows(run / "metrics.csv")
     for key in ("train/loss", "val/top1", "test/top1", "test/dense_top1", "prune/macs", "complexity/params"):
         here = {int(row["step"]): float(row[key]) for row in rows if row[key]}
         assert here
@@ -103,10 +104,9 @@ def test_tables_hold_what_the_files_hold(run, record):
 
 
 def test_rank_histograms_are_there_per_convolution(run, record):
-    with (run / "tables" / "prune_mean_rank.csv").open() as file:
-        counts = {conv: [] for conv in CONVS}
-        for row in csv.DictReader(file):
-            counts[row["name"]].append(int(row["count"]))
+    counts = {conv: [] for conv in CONVS}
+    for row in read_rows(run / "tables" / "prune_mean_rank.csv"):
+        counts[row["name"]].append(int(row["count"]))
     for conv, filters in zip(CONVS, (8, 12, 16), strict=True):
         (histogram,) = record.at(f"prune/mean_rank/{conv}").values()
         assert histogram["_type"] == "histogram"
@@ -125,11 +125,11 @@ def test_config_and_summary_tell_what_was_run_and_where_it_is(run, record):
     assert best.is_file()
     assert best.parent == run / "checkpoints"
     assert best.name != "last.ckpt"
-    assert record.summary["test/top1"] == pytest.approx(json.loads((run / "summary.json").read_text())["test/top1"])
+    assert record.summary["test/top1"] == pytest.approx(read_summary(run)["test/top1"])
 
 
 def test_the_checkpoint_names_the_run_in_plain_text(run, record):
-    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]["RunReport"]
+    state = last_checkpoint(run)["callbacks"]["RunReport"]
     assert state == {"wandb": {"id": record.run_id, "project": "lit-methods"}}
     assert record.folder.name.endswith(record.run_id)
 
@@ -226,11 +226,12 @@ def test_one_run_of_the_sweep(mode, tmp_path, monkeypatch, capsys):
         *("--trainer.limit_test_batches", "1", "--trainer.num_sanity_val_steps", "0", "--trainer.accelerator", "cpu"),
         *("--trainer.callbacks.at_epoch", "1", "--trainer.callbacks.num_images", "16", "--data.batch_size", "16"),
     ]
-    assert main("fit", [*words, *quick, "--run_dir", str(tmp_path / "run")]) == 0
+    with without_figures():
+        assert main("fit", [*words, *quick, "--run_dir", str(tmp_path / "run")]) == 0
     saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert saved["trainer"]["callbacks"][-1]["init_args"]["rates"] == "[0.1]+[0.8]*18"
     assert saved["model"]["init_args"]["finetune_lr"] == 0.05
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    summary = read_summary(tmp_path / "run")
     assert "test/top1" in summary
     assert summary["prune/macs"] < 0.3 * summary["prune/dense_macs"]
     assert "wandb" not in capsys.readouterr().err

@@ -13,8 +13,6 @@ of its own process. Take ``trainer.precision=64-true``, else rounding differs. A
 samples only where all have equally many: set ``trainer.limit_train_batches`` so that every batch is full.
 """
 
-import csv
-import json
 import multiprocessing
 import os
 import signal
@@ -36,8 +34,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.testing import assert_close
 
 from lit_methods.cli import main, runtime  # noqa: F401 - imported here once instead of in every fork
+from tests.left_behind import metrics, read_summary, timeless
+from tests.on_all_cores import MOST_WORKERS
 
-TIMED = ("duration_s", "latency_ms")  # endings of keys that no two runs share
 CPU = ["--trainer.accelerator", "cpu", "--trainer.num_sanity_val_steps", "0", "--trainer.sync_batchnorm", "false"]
 
 
@@ -125,14 +124,12 @@ class Run:
     @cached_property
     def summary(self) -> dict[str, Any]:
         """``summary.json`` without timings."""
-        summary = json.loads((self.path / "summary.json").read_text())
-        return {key: value for key, value in summary.items() if not key.endswith(TIMED)}
+        return timeless(read_summary(self.path))
 
     @cached_property
     def metrics(self) -> list[dict[str, str]]:
         """The rows of ``metrics.csv`` without timings."""
-        with (self.path / "metrics.csv").open(newline="") as file:
-            return [{k: v for k, v in row.items() if not k.endswith(TIMED)} for row in csv.DictReader(file)]
+        return metrics(self.path)
 
     def logged(self, key: str) -> list[float]:
         """All values of one key, in the order of logging."""
@@ -308,9 +305,14 @@ def _left_in_groups(groups: Sequence[int | None], patience: float = 5) -> list[i
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """One that no worker of pytest beside this one finds, too: it is bound again only once the run has begun."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        if port // 2 % MOST_WORKERS == worker % MOST_WORKERS:  # some systems give every other port at first
+            return port
 
 
 def _all_of(result: Run) -> str:

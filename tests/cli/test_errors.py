@@ -1,7 +1,6 @@
 """Wrong inputs of every kind: exit code 2 and one line with the key path, the value and the nearest valid name."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from toy_method import ToyMethod
 from lit_methods.cli import main
 from lit_methods.cli.errors import root
 from lit_methods.cli.given import collect
+from tests.own_process import run_entry
 
 PICKY = "{callbacks: [{class_path: toy_method.ToyPickyCallback}]}"
 # what is given | what the line must contain. Text in braces is written to extra.yaml, which is given as --config.
@@ -177,9 +177,8 @@ def test_a_file_that_is_no_checkpoint(command, tmp_path):
 def test_stderr_holds_one_line_in_a_process_of_its_own(tmp_path):
     """Outside pytest warnings go to stderr as well; the exit code is the process's."""
     here = Path(__file__).parent
-    environment = os.environ | {"PYTHONPATH": str(here), "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-m", "lit_methods.fit", "--config", str(here / "toy.yaml"), "--model.lrr", "0.5"]
-    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    words = ["--config", here / "toy.yaml", "--model.lrr", "0.5"]
+    done = run_entry("fit", *words, folder=tmp_path, environment=os.environ | {"PYTHONPATH": str(here)})
     assert done.returncode == 2
     assert done.stderr == "error: model.lrr='0.5': ToyMethod has no argument 'lrr'; did you mean lr?\n"
     assert done.stdout == ""

@@ -1,7 +1,6 @@
 """``export``: files beside the run, a table, and one line where something is wrong."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 
 from lit_methods import HRank
 from lit_methods.backbones import BACKBONES, Backbone
+from tests.own_process import run_entry
 from tests.tiny import TinyNet, tiny_points
 
 PLAN = {"arch": "tiny", "keep": {"body.conv1": [0, 3, 5], "body.conv3": [0, 1, 2, 4, 7]}}
@@ -136,7 +136,6 @@ def test_nothing_but_the_table_is_printed(make_trainer, tmp_path):
     trainer = make_trainer()
     trainer.strategy.connect(HRank("resnet20", num_classes=4))
     trainer.save_checkpoint(tmp_path / "some.ckpt")
-    words = [sys.executable, "-m", "lit_methods.export", "--ckpt_path", "some.ckpt"]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = run_entry("export", "--ckpt_path", "some.ckpt", folder=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == 4

@@ -1,16 +1,15 @@
 """metrics.csv goes on; W&B never asks, never ends a run and never keeps it waiting."""
 
-import csv
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 
 from lit_methods.cli.loggers import RunCSVLogger, RunWandbLogger, has_wandb_key
+from tests.left_behind import last_checkpoint, metrics
 from tests.wandb_record import read_record, read_records
 
 
@@ -192,13 +191,13 @@ def test_a_run_goes_on_under_its_id_in_place_and_branches_elsewhere(command, no_
     assert first.run_id == third.run_id == tested.run_id
     assert [list(record.at("train/loss")) for record in (first, third)] == [[*range(5)], [*range(10, 15)]]
     assert list(tested.at("test/score")) == [15]
-    rows = list(csv.DictReader((here / "metrics.csv").open()))
+    rows = metrics(here)
     assert [int(row["step"]) for row in rows if row["train/loss"]] == [*range(15)]
     branch = read_record(there)
     assert branch.run_id != first.run_id
     assert (branch.config["parent_run"], branch.config["ckpt_path"]) == (first.run_id, str(last[1]))
     assert list(branch.at("train/loss")) == [*range(15, 20)]
-    kept = torch.load(there / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]["RunReport"]
+    kept = last_checkpoint(there)["callbacks"]["RunReport"]
     assert kept == {"wandb": {"id": branch.run_id, "project": "lit-methods"}}
 
 

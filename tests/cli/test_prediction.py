@@ -1,6 +1,5 @@
 """predict on files: rows with scores, pictures, and one bad file that stops nothing."""
 
-import csv
 import json
 from pathlib import Path
 
@@ -11,11 +10,11 @@ from PIL import Image
 from toy_method import ToyMethod
 
 from lit_methods.cli.prediction import columns
+from tests.left_behind import read_rows, read_summary
 
 
 def rows(run_dir: Path) -> list[dict[str, str]]:
-    with (run_dir / "predictions.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+    return read_rows(run_dir / "predictions.csv")
 
 
 @pytest.fixture
@@ -49,7 +48,7 @@ def test_an_unreadable_picture_is_named_and_the_others_are_done(command, picture
     assert len(answer.err) == 1
     assert "broken.png" in answer.err[0]
     assert len(rows(answer.run_dir)) == 3
-    assert json.loads((answer.run_dir / "summary.json").read_text())["predict/unreadable"] == 1
+    assert read_summary(answer.run_dir)["predict/unreadable"] == 1
 
 
 def test_nothing_readable_still_ends_well(command, tmp_path):

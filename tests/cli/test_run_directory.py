@@ -1,6 +1,5 @@
 """Where a run writes when several processes, or somebody else's launcher, are at work."""
 
-import json
 import os
 import shutil
 import time
@@ -13,6 +12,7 @@ from toy_method import ToyMethod
 from lit_methods.cli import run_directory
 from lit_methods.cli.given import Given
 from lit_methods.cli.run_directory import VARIABLE, announced, newest_checkpoint, place, recipe_name
+from tests.left_behind import read_summary
 
 
 def test_other_processes_take_the_first_ones_directory(tmp_path, monkeypatch):
@@ -139,7 +139,7 @@ def test_a_stopped_evaluation_ends_as_a_new_one_does(command):
     assert (answer.code, len(answer.err)) == (2, 1)
     assert "run_dir='run' is not empty" in answer.err[0]
     assert command("test", "--run_dir", "whole").code == 0
-    summary, whole = (json.loads(Path(run, "summary.json").read_text()) for run in ("run", "whole"))
+    summary, whole = (read_summary(Path(run)) for run in ("run", "whole"))
     assert summary.keys() == whole.keys()
     assert summary["test/score"] == whole["test/score"]
     assert "`test/score`" in Path("run/card.md").read_text()

@@ -1,10 +1,7 @@
 """A run is a directory: what fit, validate and test leave behind, and how runs go on."""
 
-import csv
 import filecmp
-import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,16 +11,10 @@ import torch
 import yaml
 from toy_method import ToyData
 
+from tests.left_behind import metrics, read_summary
+from tests.own_process import run_entry
+
 HERE = Path(__file__).parent
-
-
-def summary(run_dir: Path) -> dict:
-    return json.loads((run_dir / "summary.json").read_text())
-
-
-def rows(run_dir: Path) -> list[dict[str, str]]:
-    with (run_dir / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def weights(path: Path) -> torch.Tensor:
@@ -46,7 +37,7 @@ def test_a_run_is_a_directory(command, tmp_path):
 
 
 def test_summary_is_flat_and_has_fit_test_parts_and_circumstances(command):
-    found = summary(command("fit", "--seed_everything", 3).run_dir)
+    found = read_summary(command("fit", "--seed_everything", 3).run_dir)
     assert {"train/loss", "val/score", "test/score", "toy/rate", "toy/name", "toy/keep"} <= found.keys()
     assert found["seed"] == 3
     assert found["duration_s"] > 0
@@ -57,7 +48,7 @@ def test_summary_is_flat_and_has_fit_test_parts_and_circumstances(command):
 def test_card_puts_the_papers_figures_beside_the_runs(command):
     run = command("fit").run_dir
     card = (run / "card.md").read_text()
-    shown = f"{summary(run)['test/score']:.4g}"
+    shown = f"{read_summary(run)['test/score']:.4g}"
     assert f"| `test/score` | {shown} | 0.9 |" in card
     assert "Toy et al., 2020" in card
     assert "Points on a line" in card
@@ -113,7 +104,7 @@ def test_a_run_that_goes_on_in_place_equals_one_that_was_never_stopped(command, 
     whole = command("fit", "--trainer.max_epochs", 4, *every).run_dir
     part = command("fit", "--trainer.max_epochs", 2, *every, "--run_dir", "part").run_dir
     ckpt = "last" if at == "epoch" else next(part.glob("checkpoints/*step=7.ckpt"))
-    assert rows(part)[-1]["test/score"]  # the test of the shorter run: cut off as well
+    assert metrics(part)[-1]["test/score"]  # the test of the shorter run: cut off as well
     answer = command("fit", "--trainer.max_epochs", 4, *every, "--run_dir", "part", "--ckpt_path", ckpt)
     assert answer.code == 0
     assert all(line.startswith("ckpt_path: the last one is ") for line in answer.err)
@@ -127,11 +118,11 @@ def test_a_stopped_run_goes_on_where_it_stood(command):
     with pytest.raises(ValueError, match="fault"):  # in batch 3 of the first epoch
         command("fit", "--trainer.max_epochs", 3, "--run_dir", "part", "--model.fail_at", 3,
                 "--checkpoint.every_n_train_steps", 2)  # fmt: skip
-    assert len(rows(Path("part"))) == 3  # every row that was logged is on disk
+    assert len(metrics(Path("part"))) == 3  # every row that was logged is on disk
     answer = command("fit", "--trainer.max_epochs", 3, "--run_dir", "part", "--ckpt_path", "last",
                      "--checkpoint.every_n_train_steps", 2)  # fmt: skip
-    steps = [row["step"] for row in rows(answer.run_dir) if row["train/loss"]]
-    assert steps == [row["step"] for row in rows(whole) if row["train/loss"]]
+    steps = [row["step"] for row in metrics(answer.run_dir) if row["train/loss"]]
+    assert steps == [row["step"] for row in metrics(whole) if row["train/loss"]]
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
@@ -146,7 +137,7 @@ def test_best_score_and_top_k_are_kept(command, elsewhere):
     assert best.is_file()
     ours = {path.name for path in (Path(target) / "checkpoints").iterdir()}
     assert ours == {"last.ckpt", "previous.ckpt"} | (set() if elsewhere else {best.name})
-    assert summary(answer.run_dir)["test/weight"] == pytest.approx(float(_first_layer(best)))
+    assert read_summary(answer.run_dir)["test/weight"] == pytest.approx(float(_first_layer(best)))
 
 
 def _first_layer(path: Path) -> torch.Tensor:
@@ -159,7 +150,7 @@ def test_a_moved_run_finds_its_best_checkpoint(command):
     Path("old").rename("new")
     command("fit", "--trainer.max_epochs", 3, *words, "--run_dir", "new", "--ckpt_path", "last")
     best = Path("new/checkpoints/epoch=0-step=5.ckpt")
-    assert summary(Path("new"))["test/weight"] == pytest.approx(float(_first_layer(best)))
+    assert read_summary(Path("new"))["test/weight"] == pytest.approx(float(_first_layer(best)))
 
 
 def test_last_is_the_newest_checkpoint_of_this_recipe(command, tmp_path):
@@ -171,7 +162,7 @@ def test_last_is_the_newest_checkpoint_of_this_recipe(command, tmp_path):
     answer = command("fit", "--ckpt_path", "last", "--trainer.max_epochs", 3)
     assert answer.code == 0
     assert answer.run_dir not in (mine, later)
-    assert rows(answer.run_dir)[0]["step"] == "10"  # continued, not from scratch
+    assert metrics(answer.run_dir)[0]["step"] == "10"  # continued, not from scratch
     nothing = command("fit", "--ckpt_path", "last", "--run_dir", "empty")
     assert nothing.code == 2
     assert nothing.err == ["error: ckpt_path='last': no checkpoint in empty/checkpoints"]
@@ -193,13 +184,15 @@ def test_best_means_best_since_the_network_changed_its_shape(command):
     run = command("fit", "--trainer.max_epochs", 4, "--model.scores", "[0.9, 0.95, 0.8, 0.6]",
                   "--trainer.callbacks.at_epoch", 2).run_dir  # fmt: skip
     assert {path.name for path in (run / "checkpoints").iterdir()} >= {"epoch=1-step=10.ckpt", "epoch=2-step=15.ckpt"}
-    assert summary(run)["test/weight"] == pytest.approx(float(_first_layer(run / "checkpoints/epoch=2-step=15.ckpt")))
+    assert read_summary(run)["test/weight"] == pytest.approx(
+        float(_first_layer(run / "checkpoints/epoch=2-step=15.ckpt"))
+    )
 
 
 def test_where_nothing_is_monitored_the_last_one_is_tested(command):
     run = command("fit", "--checkpoint.monitor", "null").run_dir
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"last.ckpt", "previous.ckpt"}
-    assert summary(run)["test/weight"] == pytest.approx(float(_first_layer(run / "checkpoints/last.ckpt")))
+    assert read_summary(run)["test/weight"] == pytest.approx(float(_first_layer(run / "checkpoints/last.ckpt")))
 
 
 # --- the other entries ----------------------------------------------------------------------------------------------
@@ -207,39 +200,39 @@ def test_where_nothing_is_monitored_the_last_one_is_tested(command):
 
 def test_test_and_validate_build_the_module_from_the_checkpoint(command):
     fitted = command("fit", "--model.hidden", 6).run_dir
-    expected = summary(fitted)
+    expected = read_summary(fitted)
     tested = command("test", "--ckpt_path", "last")  # the recipe alone would build another network
     assert tested.code == 0
-    assert summary(tested.run_dir)["test/score"] == pytest.approx(expected["test/score"])
+    assert read_summary(tested.run_dir)["test/score"] == pytest.approx(expected["test/score"])
     assert tested.run_dir != fitted
     assert not (tested.run_dir / "checkpoints").exists()
     validated = command("validate", "--ckpt_path", fitted / "checkpoints/last.ckpt", "--run_dir", "v")
     assert validated.run_dir == Path("v").absolute()
-    assert summary(validated.run_dir)["val/score"] == pytest.approx(expected["val/score"])
+    assert read_summary(validated.run_dir)["val/score"] == pytest.approx(expected["val/score"])
 
 
 def test_an_explicit_argument_beats_the_checkpoint(command):
     fitted = command("fit", "--model.lr", 0.2).run_dir / "checkpoints/last.ckpt"
-    assert summary(command("test", "--ckpt_path", fitted).run_dir)["toy/rate"] == 0.2
-    assert summary(command("test", "--ckpt_path", fitted, "--model.lr", 0.3).run_dir)["toy/rate"] == 0.3
+    assert read_summary(command("test", "--ckpt_path", fitted).run_dir)["toy/rate"] == 0.2
+    assert read_summary(command("test", "--ckpt_path", fitted, "--model.lr", 0.3).run_dir)["toy/rate"] == 0.3
 
 
 def test_without_a_checkpoint_the_recipes_own_model_is_tested(command):
     answer = command("test", "--model.lr", 0.4)
     assert answer.code == 0
-    assert summary(answer.run_dir)["toy/rate"] == 0.4
+    assert read_summary(answer.run_dir)["toy/rate"] == 0.4
 
 
 def test_an_evaluation_in_the_directory_of_its_run_adds_to_it(command):
     fitted = command("fit", "--run_dir", "a").run_dir
-    before, lines = summary(fitted), len(rows(fitted))
+    before, lines = read_summary(fitted), len(metrics(fitted))
     config = (fitted / "config.yaml").read_text()
     assert command("validate", "--run_dir", "a", "--ckpt_path", "last").code == 0
-    after = summary(fitted)
+    after = read_summary(fitted)
     assert after.keys() == before.keys()
     assert after["duration_s"] == before["duration_s"]
-    assert len(rows(fitted)) == lines + 1
-    assert rows(fitted)[-1]["step"] == "10"  # where the checkpoint stands, so that a resumed run cuts it off
+    assert len(metrics(fitted)) == lines + 1
+    assert metrics(fitted)[-1]["step"] == "10"  # where the checkpoint stands, so that a resumed run cuts it off
     assert (fitted / "config.yaml").read_text() == config
 
 
@@ -268,7 +261,7 @@ def test_callbacks_plus_appends(command):
 def test_a_later_configuration_adds_to_the_recipe(command, tmp_path):
     Path(tmp_path, "more.yaml").write_text("model: {init_args: {lr: 0.3}}")
     found = command("fit", "--config", "more.yaml", "--trainer.max_epochs", 1)
-    assert summary(found.run_dir)["toy/rate"] == 0.3
+    assert read_summary(found.run_dir)["toy/rate"] == 0.3
     assert found.run_dir.name.startswith("toy-")
 
 
@@ -305,13 +298,13 @@ def test_fast_dev_run_keeps_no_checkpoint_and_does_not_test(command):
     answer = command("fit", "--trainer.fast_dev_run", "true")
     assert answer.code == 0
     assert not (answer.run_dir / "checkpoints").exists()
-    assert "test/score" not in summary(answer.run_dir)
+    assert "test/score" not in read_summary(answer.run_dir)
 
 
 def test_without_checkpoints_the_weights_in_memory_are_tested(command):
     answer = command("fit", "--trainer.enable_checkpointing", "false")
     assert answer.code == 0
-    assert "test/score" in summary(answer.run_dir)
+    assert "test/score" in read_summary(answer.run_dir)
 
 
 # --- what the module is told about the data -------------------------------------------------------------------------
@@ -336,14 +329,10 @@ def test_the_module_learns_from_the_data_what_nothing_gives_explicitly(command):
 
 @pytest.mark.slow
 def test_two_processes_share_one_new_directory(tmp_path):
-    environment = os.environ | {"PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
     words = ["--config", str(HERE / "toy.yaml"), "--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    done = subprocess.run(
-        [sys.executable, "-m", "lit_methods.fit", *words],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    done = run_entry("fit", *words, folder=tmp_path, environment=os.environ | {"PYTHONPATH": str(HERE)})
     assert done.returncode == 0, done.stderr
     (run,) = Path(tmp_path, "runs").iterdir()
     assert done.stdout.splitlines()[-1] == str(run)
-    assert "test/score" in summary(run)
+    assert "test/score" in read_summary(run)
     assert (run / "checkpoints/last.ckpt").is_file()

@@ -9,6 +9,7 @@ import pytest
 
 from lit_methods.cli import main
 from lit_methods.cli.recipes import describe, find_recipes, list_recipes
+from tests.own_process import run_entry
 
 HEAVY = ("torch", "lightning", "jsonargparse", "numpy", "yaml")
 
@@ -28,9 +29,7 @@ def test_answers_without_heavy_imports(words: list[str], code: int):
 
 @pytest.mark.parametrize("entry", ["fit", "validate", "test", "predict", "export", "doctor"])
 def test_every_entry_is_a_module(entry: str):
-    done = subprocess.run(
-        [sys.executable, "-m", f"lit_methods.{entry}", "--list"], capture_output=True, text=True, check=False
-    )
+    done = run_entry(entry, "--list", folder=Path(__file__).parents[2])
     assert done.returncode == 0
     assert done.stdout.strip() == list_recipes()
 
