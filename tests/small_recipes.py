@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path
 
 import pytest
 import yaml
@@ -14,6 +16,24 @@ SMALL = [
     *("--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1", "--trainer.limit_test_batches", "1"),
     *("--trainer.num_sanity_val_steps", "0", "--data.batch_size", "8", "--data.num_workers", "0"),
 ]
+
+EMBEDDED = [r for r in RECIPES if (RECIPES[r].parents[1] / r).is_dir()]  # named like the folder of their method
+
+
+def small_words(recipe: str) -> list[str]:
+    """What the recipe's own method adds to these, from ``tests/small/<method>.yaml``."""
+    words: list[str] = []
+    for path in sorted(Path(__file__).parent.glob("small/*.yaml")):
+        for pattern, options in yaml.safe_load(path.read_text("utf-8")).items():
+            if fnmatch(recipe, pattern):
+                words += [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    return words
+
+
+def monitored(recipe: str) -> str:
+    """The figure of the test that its checkpoints are chosen by in validation."""
+    return yaml.safe_load(RECIPES[recipe].read_text("utf-8"))["checkpoint"]["monitor"].replace("val/", "test/")
+
 
 FIGURES = [
     "pruning.kept_filters_figure",
@@ -68,12 +88,6 @@ def overrides(cifar10_root, imagenet_root, warm_weights) -> Callable[[str], list
         arguments = config["model"]["init_args"]
         if "base_checkpoint" in arguments and "backbone" in arguments:
             words += ["--model.base_checkpoint", warm_weights(arguments["backbone"], 4 if "imagenet" in recipe else 10)]
-        if recipe.startswith("ppba"):
-            words += ["--model.max_queries", "12", "--data.num_test_images", "10"]
-        if recipe.endswith("inception_v3"):  # takes no less
-            words += ["--data.image_size", "96", "--data.resize_size", "108"]
-        if any("HRankPruning" in c["class_path"] for c in config["trainer"]["callbacks"]):
-            words += ["--trainer.callbacks.num_images", "16"]  # of the last callback in the list
-        return words
+        return words + small_words(recipe)
 
     return make

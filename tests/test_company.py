@@ -25,7 +25,7 @@ from lit_methods.cli import main
 from lit_methods.hrank import functional
 from lit_methods.hrank.functional import rank_scores
 from tests.left_behind import last_checkpoint, metrics, read_summary
-from tests.small_recipes import RECIPES
+from tests.small_recipes import RECIPES, monitored
 from tests.stops import AT_EPOCH, EVERY_STOP, STEPS
 
 SMALL = {"limit_train_batches": STEPS, "limit_val_batches": 2, "limit_test_batches": 2, "num_sanity_val_steps": 0}
@@ -253,6 +253,6 @@ def test_recipe_runs_in_bfloat16_with_accumulated_gradients(recipe, overrides, t
     assert checkpoint["global_step"] == 4  # of three batches an epoch
     assert {t.dtype for t in checkpoint["state_dict"].values() if t.is_floating_point()} == {torch.float32}
     summary = read_summary(tmp_path / "run")
-    assert 0 <= summary["test/top1"] <= 1
+    assert 0 <= summary[monitored(recipe)] <= 1
     assert seen == ({torch.float32} if recipe.startswith("hrank") else set())
     assert ("prune/macs" in summary) == recipe.startswith(("hrank", "filter_sketch"))

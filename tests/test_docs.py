@@ -16,7 +16,7 @@ from PIL import Image
 
 from datamodules.demo import write_cifar, write_imagenet
 from lit_methods.cli import main
-from tests.small_recipes import ONE_PROCESS, SMALL
+from tests.small_recipes import ONE_PROCESS, SMALL, small_words
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("lit_methods/*/README.md"))]
@@ -65,12 +65,7 @@ def done() -> set[str]:
 def run(command: str) -> None:
     words = shlex.split(command)
     entry = words[2].removeprefix("lit_methods.")
-    small = [] if ASKS & set(words) else list(QUICK[entry])
-    if entry == "fit" and "--trainer.callbacks.at_epoch" not in words and "--ckpt_path" not in words:
-        small += ["--trainer.callbacks.at_epoch", "1"] if {"hrank", "filter_sketch"} & set(words) else []
-    small += ["--trainer.callbacks.num_images", "16"] if entry == "fit" and small and "hrank" in words[3] else []
-    if small and entry != "doctor" and any(word.startswith("ppba") for word in words):
-        small += ["--model.max_queries", "30"]
+    small = [] if ASKS & set(words) else [*QUICK[entry], *small_words(words[3] if len(words) > 3 else "")]
     assert main(entry, [*words[3:], *small]) == 0, command
 
 

@@ -12,20 +12,15 @@ from callbacks import FilterSketchPruning
 from callbacks.pruning import FilterPruning
 from lit_methods.backbones import find_backbone, inner_blocks, planned_network, prune_points
 from lit_methods.cli import main
-from lit_methods.cli.parsing import RunCLI
+from lit_methods.cli.classes import signature
+from lit_methods.cli.parsing import LINKED, RunCLI
 from lit_methods.filter_sketch.model import widths_at
 from lit_methods.functional import count_macs
 from tests.left_behind import last_checkpoint, read_summary
-from tests.small_recipes import ONE_PROCESS, RECIPES, without_figures
+from tests.small_recipes import EMBEDDED, ONE_PROCESS, RECIPES, monitored, without_figures
 
-CHEAP = {
-    "hrank",
-    "hrank_cifar10_resnet56",
-    "filter_sketch",
-    "filter_sketch_cifar10_resnet56",
-    "ppba",
-    "ppba_cifar10_resnet56",
-}  # run by default; the others are marked slow
+SMALLEST = [r for r in RECIPES if r.endswith("cifar10_resnet56") and not r.startswith("classifier")]
+CHEAP = {*EMBEDDED, *SMALLEST}  # run by default; the others are marked slow
 PRUNING = ("hrank", "filter_sketch")  # how the names of recipes that prune begin
 DRAWN_ELSEWHERE = {"hrank_cifar10_resnet56", "filter_sketch_cifar10_resnet56"}  # as in the recipes on embedded data
 TESTS_ALONE = [r for r in RECIPES if r.startswith("ppba_")]  # their networks are trained elsewhere
@@ -43,10 +38,10 @@ def test_recipe_builds(recipe, overrides, tmp_path):
     config = yaml.safe_load(RECIPES[recipe].read_text())
     assert config["description"]
     assert not config["trainer"]["use_distributed_sampler"]  # our samplers know their rank themselves
-    assert cli.model.hparams["num_classes"] == cli.datamodule.num_classes
-    assert cli.model.hparams["mean"] == cli.datamodule.mean
-    backbone = cli.model.hparams["backbone"]
-    assert find_backbone(backbone).input_size[1] in (32, 224, 299)
+    for name in {*LINKED} & {*signature(type(cli.model))}:  # what the data know has reached a method that takes it
+        assert cli.model.hparams[name] == getattr(cli.datamodule, name), name
+    if backbone := cli.model.hparams.get("backbone"):
+        assert find_backbone(backbone).input_size[1] in (32, 224, 299)
     pruners = [c for c in cli.trainer.callbacks if isinstance(c, FilterPruning)]
     assert len(pruners) == recipe.startswith(PRUNING)
     for pruner in pruners:
@@ -73,14 +68,13 @@ def test_rates_of_filter_sketch_lead_to_the_published_costs(recipe):
 @runs([r for r in RECIPES if r not in TESTS_ALONE])
 def test_recipe_fits_tests_and_resumes(recipe, overrides, tmp_path, capsys):
     words, run = overrides(recipe), tmp_path / "run"
-    if recipe in PRUNING:
-        words += ["--trainer.callbacks.at_epoch", "1", "--trainer.log_every_n_steps", "1"]
+    figure = monitored(recipe)
     with without_figures() if recipe in DRAWN_ELSEWHERE else nullcontext():
         assert main("fit", [recipe, "--run_dir", str(run), "--trainer.max_epochs", "2", *words]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(run)
     summary = read_summary(run)
-    assert 0 <= summary["test/top1"] <= 1
-    assert (run / "pictures" / "val_predictions.png").is_file()
+    assert 0 <= summary[figure] <= 1
+    assert list((run / "pictures").glob("*.png"))
     checkpoint = last_checkpoint(run)
     assert checkpoint["epoch"] == 1
     if recipe.startswith(PRUNING):
@@ -91,7 +85,7 @@ def test_recipe_fits_tests_and_resumes(recipe, overrides, tmp_path, capsys):
     (state,) = (state for key, state in checkpoint["callbacks"].items() if key.startswith("RunCheckpoint"))
     tested, best = tmp_path / "tested", state["best_model_path"]
     assert main("test", [recipe, "--run_dir", str(tested), "--ckpt_path", best, *words]) == 0
-    assert read_summary(tested)["test/top1"] == summary["test/top1"]
+    assert read_summary(tested)[figure] == summary[figure]
 
     resume = ["--ckpt_path", "last", "--trainer.max_epochs", "3", "--run_dir", str(run)]
     assert main("fit", [recipe, *resume, *words]) == 0
