@@ -155,7 +155,7 @@ class FilterPruning(Callback, ABC):
         forget_old_network(trainer, pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse what cannot be pruned; prune at once with ``at_epoch=0``."""
+        """Refuse what cannot be pruned; prune at once with ``at_epoch=0``; warn of a run too short for what is due."""
         module = prunable(pl_module)
         if self.stages_done == 0:
             self.check(trainer, module)
@@ -169,6 +169,14 @@ class FilterPruning(Callback, ABC):
                     "give model.base_checkpoint, or an at_epoch after which it is trained"
                 )
             self._prune(trainer, module)
+        if self._comes_too_late(trainer, module):
+            epochs, last = self.stage_epochs(module.arch), trainer.max_epochs or 0
+            done = max(self.stages_done, sum(epoch < last for epoch in epochs))
+            rank_zero_warn(
+                f"{type(self).__name__}(at_epoch={self.at_epoch}): with trainer.max_epochs={last} the run will have "
+                f"ended after {last} epochs with {done} of {len(epochs)} prunings done; raise it above {epochs[-1]}, "
+                "or lower at_epoch"
+            )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Prune in the first batch of an epoch that is due; a hook of the epoch itself can be lost on resume."""
@@ -178,14 +186,20 @@ class FilterPruning(Callback, ABC):
             self._prune(trainer, module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say so where the run was too short for what was asked."""
+        """Say so where the run ended before something that was due, which nothing foretold at its start."""
         end_averaging(trainer)
-        stages = len(self.stage_epochs(prunable(pl_module).arch))
-        if self.stages_done < stages:
+        module = prunable(pl_module)
+        stages = len(self.stage_epochs(module.arch))
+        if self.stages_done < stages and not self._comes_too_late(trainer, module):
             rank_zero_warn(
                 f"{type(self).__name__}(at_epoch={self.at_epoch}): the run ended after {trainer.current_epoch} epochs "
                 f"with {self.stages_done} of {stages} prunings done"
             )
+
+    def _comes_too_late(self, trainer: Trainer, module: ImageClassifier) -> bool:
+        """Whether a pruning that is yet to come lies behind the run's last epoch, as far as that is known."""
+        epochs = self.stage_epochs(module.arch)
+        return self.stages_done < len(epochs) and 0 < (trainer.max_epochs or -1) <= epochs[-1]
 
     def check(self, trainer: Trainer, module: ImageClassifier) -> None:
         """Refuse arguments that do not fit this network or its data; subclasses add theirs."""

@@ -42,11 +42,14 @@ def rank_histograms_figure(scores: dict[str, np.ndarray], keep: dict[str, list[i
         scores: mean rank (C,) of every convolution.
         keep: ids that stay; a convolution without an entry stays whole.
     """
+    from matplotlib.ticker import MaxNLocator
+
     figure, panels = _panels(list(scores), most=12, height=1.9)
     for conv, axes in panels.items():
         score = scores[conv]
         stays = np.isin(np.arange(len(score)), keep.get(conv, np.arange(len(score))))
         axes.hist([score[stays], score[~stays]], bins=12, stacked=True, color=[KEPT, REMOVED])
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_title(conv, fontsize=8)
         axes.tick_params(labelsize=6)
     which = f"{len(panels)} of {len(scores)} convolutions"

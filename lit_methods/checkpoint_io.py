@@ -75,12 +75,23 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 def _load(path: str | Path, **options: Any) -> Any:
     if "://" in str(path):
         raise CheckpointError(f"ckpt_path={str(path)!r}: only local files are loaded")
+    if Path(path).is_dir():
+        raise CheckpointError(_directory(Path(path)))
     if not Path(path).is_file():
         raise FileNotFoundError(f"ckpt_path={str(path)!r} does not exist")
     try:
         return load_plain(path, **options)
     except ValueError as ex:
         raise CheckpointError(f"ckpt_path={str(path)!r} is not a checkpoint of a run: {ex}") from None
+
+
+def _directory(path: Path) -> str:
+    run = path.parent if path.name == "checkpoints" else path
+    text = f"ckpt_path={str(path)!r} is a directory"
+    if not (files := list(run.glob("checkpoints/*.ckpt"))):
+        return f"{text}; name a file"
+    newest = max(files, key=lambda file: file.stat().st_mtime_ns)
+    return f"{text}; name a file, such as {newest}, or give --run_dir {run} --ckpt_path last"
 
 
 class SafeCheckpointIO(CheckpointIO):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -169,15 +170,20 @@ class ImageClassifier(Described, LightningModule):
         """Refuse data with more classes than the network has, before anything runs; warn of other classes."""
         data = getattr(self.trainer, "datamodule", None)
         classes, names = getattr(data, "num_classes", None), getattr(data, "class_names", None)
-        if classes is not None and classes > self.hparams["num_classes"]:
+        mine, my_names = self.hparams["num_classes"], self.hparams["class_names"]
+        if classes is not None and classes > mine:
+            if stage == "fit" or untrained(self.model):
+                raise ValueError(
+                    f"model.num_classes={mine}, but the data has {classes} classes; "
+                    "leave num_classes out to take it from the data"
+                )
             raise ValueError(
-                f"model.num_classes={self.hparams['num_classes']}, but the data has {classes} classes; "
-                "leave num_classes out to take it from the data"
+                f"the checkpoint knows {mine} classes{f' ({_few(my_names)})' if my_names else ''}, the data has "
+                f"{classes}; give the data it was trained on, such as --config RUN/config.yaml"
             )
-        if names and self.hparams["class_names"] and list(names) != list(self.hparams["class_names"]):
+        if names and my_names and list(names) != list(my_names):
             rank_zero_warn(
-                f"the data has other classes ({', '.join(names[:3])}, ...) than those the network was trained on "
-                f"({', '.join(self.hparams['class_names'][:3])}, ...)"
+                f"the data has other classes ({_few(names)}) than those the network was trained on ({_few(my_names)})"
             )
 
     def _warn_if_untrained(self) -> None:
@@ -185,6 +191,11 @@ class ImageClassifier(Described, LightningModule):
             rank_zero_warn("the network has no trained weights: give a checkpoint, or model.base_checkpoint")
 
     on_test_start = on_predict_start = _warn_if_untrained  # by then a checkpoint's weights are in
+
+    def on_validation_start(self) -> None:
+        """Warn of random weights here as well, except in a fit."""
+        if self.trainer.state.fn == TrainerFn.VALIDATING:
+            self._warn_if_untrained()
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, num_classes) of RGB images (B, 3, H, W) in [0, 1].
@@ -207,7 +218,8 @@ class ImageClassifier(Described, LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """The loss of one batch."""
         loss = self.loss(self(batch["image"]), batch)
-        self.log("train/loss", loss, batch_size=len(batch["label"]))
+        bar = self.trainer.progress_bar_callback is not None
+        self.log("train/loss", loss, prog_bar=bar, batch_size=len(batch["label"]))  # a bar asks the device every step
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (self.global_step + 1) % every == 0:  # where the Trainer writes a row
             self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1)
@@ -230,7 +242,9 @@ class ImageClassifier(Described, LightningModule):
                 metric.update(F.cross_entropy(logits.float(), label), len(label))
             else:
                 metric.update(logits, label)
-        self.log_dict(metrics)  # the objects, not numbers: summed over batches and processes, then divided
+        for key, metric in metrics.items(copy_state=False):
+            # the objects, not numbers: summed over batches and processes, then divided
+            self.log(key, metric, prog_bar=key == "val/top1")
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[dict[str, Any]]:
         """Per image: ``labels``, ``scores`` and ``names`` of the up to five most likely classes, best first."""
@@ -376,6 +390,10 @@ class ImageClassifier(Described, LightningModule):
         self.hparams["start_epoch"] = saved.get("start_epoch", 0)
         if self._trainer is not None:  # now: else its float64 weights (64-true) pass through float32 ones
             self._trainer.precision_plugin.convert_module(self)
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join([*names[:3], *(["..."] if len(names) > 3 else [])])
 
 
 def _check(hparams: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ class Predictor:
     Example:
         >>> from lit_methods import ImageClassifier
         >>> predictor = Predictor(ImageClassifier("resnet20", num_classes=10))
+        >>> predictor
+        Predictor(ImageClassifier, backbone='resnet20', num_classes=10)
         >>> result = predictor(np.zeros((48, 40, 3), np.uint8))
         >>> sorted(result[0]), len(result[0]["scores"])
         (['labels', 'names', 'scores'], 5)
@@ -36,6 +39,12 @@ class Predictor:
 
     def __init__(self, module: LightningModule) -> None:
         self.module = module.eval()
+
+    def __repr__(self) -> str:
+        hparams = self.module.hparams
+        network = {"backbone": getattr(self.module, "arch", None), "num_classes": hparams.get("num_classes")}
+        known = [f"{name}={value!r}" for name, value in network.items() if value is not None]
+        return f"{type(self).__name__}({', '.join([type(self.module).__name__, *known])})"
 
     @classmethod
     def from_checkpoint(
@@ -62,15 +71,16 @@ class Predictor:
 
         Args:
             images: a path, a PIL image, an RGB array (H, W, 3) uint8, a tensor (3, H, W) in [0, 1], or a list of these.
-                Grey, palette, RGBA and CMYK pictures become RGB.
+                Grey, palette, RGBA and CMYK pictures become RGB. A folder stands for the pictures in it, in the order
+                of :func:`find_pictures`.
 
         Raises:
-            ValueError: a picture cannot be read, or has another shape, type or range.
+            ValueError: a picture cannot be read, or has another shape, type or range; a folder has no pictures.
         """
         pictures: Sequence[Any] = images if isinstance(images, list | tuple) else [images]
         size = self.module.hparams.get("input_size")
         results: list[dict[str, Any]] = []
-        for picture in pictures:  # one by one: pictures may differ in size
+        for picture in chain.from_iterable(map(_unfolded, pictures)):  # one by one: pictures may differ in size
             image = fit_size(as_image(picture), size)
             results += self.module.predict_step({"image": image[None].to(self.module.device)}, 0)
         return results
@@ -99,6 +109,12 @@ def find_pictures(paths: Iterable[str | Path]) -> list[Path]:
     if not found:
         raise ValueError(f"input={[str(p) for p in paths]}: no pictures there ({', '.join(SUFFIXES)})")
     return found
+
+
+def _unfolded(picture: Picture) -> Sequence[Picture]:
+    if isinstance(picture, str | Path) and Path(picture).is_dir():
+        return find_pictures([picture])
+    return [picture]
 
 
 def as_image(picture: Picture) -> Tensor:

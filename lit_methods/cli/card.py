@@ -3,19 +3,20 @@
 import json
 import math
 import platform
-import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lit_methods.cli.run_directory import command_for
+
 Summary = dict[str, float | int | str | list]
 
 _PACKAGES = ("lit-methods", "torch", "torchvision", "lightning", "torchmetrics", "numpy")
-_NOT_FIGURES = ("seed", "duration_s")
+_CIRCUMSTANCES = ("seed", "duration_s", "versions")  # of the run itself, no figures
 
 
 def plain(value: Any) -> Any:
@@ -69,7 +70,7 @@ def write_summary(run_dir: Path, summary: Summary, keep: bool = False) -> None:
     path = run_dir / "summary.json"
     if keep and path.is_file():
         old = json.loads(path.read_text("utf-8"))
-        summary = old | summary | {key: old[key] for key in ("seed", "duration_s", "versions") if key in old}
+        summary = old | summary | {key: old[key] for key in _CIRCUMSTANCES if key in old}
     path.write_text(json.dumps(summary, indent=2) + "\n", "utf-8")
 
 
@@ -94,7 +95,7 @@ def write_card(
     published = {key: value for key, value in paper.items() if key in summary or "/" in key}
     lines += [f"- paper, {key}: {value}" for key, value in paper.items() if key not in published]
     lines += [""] if len(published) < len(paper) else []
-    rows = {key: value for key, value in summary.items() if key not in (*_NOT_FIGURES, "versions")}
+    rows = {key: value for key, value in summary.items() if key not in _CIRCUMSTANCES and value != []}
     head = ["figure", "this run", "paper"] if published else ["figure", "this run"]
     lines += [_row(head), _row(["---", *["---:"] * (len(head) - 1)])]
     for key in dict.fromkeys([*published, *rows]):
@@ -105,9 +106,8 @@ def write_card(
     for path in sorted([*run_dir.glob("pictures/*.png"), *run_dir.glob("pictures/*.gif")]):
         lines += ["", f"![{path.stem}](pictures/{path.name})"]
     if (entry := facts.get("command", "fit")) != "predict":
-        words = [f"python -m lit_methods.{entry}", "--config", shlex.quote(str(run_dir / "config.yaml"))]
-        words += ["--ckpt_path", shlex.quote(str(facts["checkpoint"]))] if facts.get("checkpoint") else []
-        lines += ["", f"Again: `{' '.join(words)}`"]
+        checkpoint = ["--ckpt_path", facts["checkpoint"]] if facts.get("checkpoint") else []
+        lines += ["", f"Again: `{command_for(entry, run_dir, *checkpoint)}`"]
     lines.append("")
     (run_dir / "card.md").write_text("\n".join(lines), "utf-8")
 
@@ -164,11 +164,23 @@ def _print_rows(title: str, rows: list[list[str]]) -> None:
             table.add_row(*row)
         Console().print(table)
         return
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     print(title)
-    for name, *values in rows:
-        cells = [f"{value:>{width}}" for value, width in zip(values, widths[1:], strict=True)]
-        print(f"  {name:{widths[0]}}  {'  '.join(cells)}".rstrip())
+    for line in align(rows):
+        print(f"  {line}")
+
+
+def align(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A line per row: the first column to the left, the others to the right.
+
+    Example:
+        >>> align([["name", "ms"], ["a", "12.5"]])
+        ['name    ms', 'a     12.5']
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        f"{first:{widths[0]}}" + "".join(f"  {cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True))
+        for first, *cells in rows
+    ]
 
 
 def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:

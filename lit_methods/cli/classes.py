@@ -43,6 +43,18 @@ def find_class(path: str) -> type | None:
     return None
 
 
+def offered(key: str) -> dict[str, type]:
+    """This project's classes that may stand under a key such as ``"model"``, by short name; imports all of them.
+
+    Example:
+        >>> list(offered("data"))
+        ['CIFARDataModule', 'ImageNetDataModule']
+    """
+    names = [name for package in PACKAGES for name in import_module(package).__all__]
+    classes = {name: found for name in names if (found := find_class(name))}
+    return {name: found for name, found in classes.items() if issubclass(found, BASES.get(key, ()))}
+
+
 def import_short_names(pairs: Iterable[Given]) -> None:
     """Import what short class names of this project stand for: jsonargparse finds only what is imported.
 

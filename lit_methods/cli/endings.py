@@ -15,7 +15,7 @@ from callbacks.interruption import exit_code, interrupted_by
 from lit_methods.checkpoint_io import NO_SPACE, CheckpointError, DiskFullError
 from lit_methods.cli.errors import blame, mismatch, root
 from lit_methods.cli.given import collect
-from lit_methods.cli.run_directory import is_first_process
+from lit_methods.cli.run_directory import command_for, is_first_process
 from lit_methods.functional.pictures import BadImageError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _MISTAKES_IN_CONSTRUCTORS = (*_MISTAKES, TypeError, RuntimeError)  # Trainer(dev
 
 
 def answer(error: BaseException, cli: RunCLI | None, argv: list[str]) -> int | None:
-    """Say why a run ended, in one line on stderr.
+    """Say why a run ended, in one line on stderr; of a stopped ``fit``, below it, the command that goes on.
 
     Args:
         error: what came out of it.
@@ -62,7 +62,11 @@ def _stopped(code: int, where: str, cli: RunCLI | None) -> str:
     text = f"stopped by {signal.Signals(code - 128).name}{where}"
     if cli is None or cli.entry != "fit" or not any(cli.directory.path.glob("checkpoints/*.ckpt")):
         return text
-    return f"{text}; go on with --run_dir {cli.directory.path} --ckpt_path last"
+    path = cli.directory.path
+    text = f"{text}; go on with --run_dir {path} --ckpt_path last"
+    if where or not (path / "config.yaml").is_file():
+        return text
+    return f"{text}\n  {command_for('fit', path, '--run_dir', path, '--ckpt_path', 'last')}"
 
 
 def mistake(error: BaseException, cli: RunCLI | None, argv: list[str]) -> str | None:

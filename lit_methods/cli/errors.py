@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 from lit_methods.cli.classes import BASES
-from lit_methods.cli.given import Given
+from lit_methods.cli.given import Given, as_option
 
 
 def root(error: BaseException) -> BaseException:
@@ -15,7 +15,7 @@ def root(error: BaseException) -> BaseException:
 
 
 def blame(error: BaseException, given: Iterable[Given]) -> str:
-    """A constructor's own complaint, with the key path of the argument it speaks of, where it names one.
+    """A constructor's own complaint, with the option of the argument it speaks of, where it names one.
 
     Indented lines that follow the complaint are a table (weights that do not fit) and stay as they are.
 
@@ -40,13 +40,13 @@ def _with_key(complaint: str, error: BaseException, given: Iterable[Given]) -> s
     if not named:
         maker = _maker(root(error))
         return f"{maker}: {text}" if maker else text
-    # rather the argument that the text begins with than the last one it mentions
-    named.sort(key=lambda pair: text.startswith(pair.leaf))
-    shown = named[-1].shown
-    parent, _, _ = named[-1].key.rpartition(".")
-    if parent and text.startswith(shown.removeprefix(f"{parent}.")):  # root='x' ... becomes data.root='x' ...
+    # rather the argument that the text begins with than the last one it mentions, rather one with a value in the text
+    named.sort(key=lambda pair: (text.startswith(pair.leaf), str(pair.value) in text))
+    option = as_option(named[-1], pairs)
+    parent, _, _ = option.key.rpartition(".")
+    if parent and text.startswith(option.shown.removeprefix(f"{parent}.")):  # root='x' ... becomes data.root='x' ...
         return f"{parent}.{text}"
-    return f"{shown}: {text}"
+    return f"{option.shown}: {text}"
 
 
 def _maker(error: BaseException) -> str | None:

@@ -61,8 +61,4 @@ def table(title: str, files: Sequence[ExportedFile]) -> list[str]:
     for file in files:
         figures = (float(file.bytes), file.relative, file.latency_ms, file.module_ms)
         rows.append([f"  {file.path.name}", *map(card.show, figures)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        f"{first:{widths[0]}}" + "".join(f"  {cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True))
-        for first, *cells in rows
-    ]
+    return card.align(rows)

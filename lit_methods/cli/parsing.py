@@ -4,6 +4,8 @@ With subcommands the hyperparameters in a checkpoint silently beat the command l
 """
 
 import sys
+import time
+import warnings
 from typing import Any, Literal, NoReturn
 
 import yaml
@@ -12,9 +14,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
 from lit_methods.cli import safe as safe_mode
+from lit_methods.cli.changes import command_line_changes, config_changes, is_outdated
 from lit_methods.cli.checkpoints import RunCheckpoint
+from lit_methods.cli.class_help import asked_for, list_classes
 from lit_methods.cli.classes import find_class, import_short_names, signature
-from lit_methods.cli.given import Given, collect, last
+from lit_methods.cli.given import Given, collect, flatten, last, read_file
 from lit_methods.cli.loading import check_resumable, class_in, class_to_load
 from lit_methods.cli.loggers import close_loggers, make_loggers
 from lit_methods.cli.rejection import explain
@@ -24,12 +28,17 @@ from lit_methods.cli.trainers import make_trainer
 
 LINKED = ("num_classes", "mean", "std", "class_names", "input_size")  # what the data know and a module may take
 _NOT_SAVED = ("config", "run_dir", "ckpt_path", "input")  # config.yaml describes the run, not where it went
+_ABOUT = ("description", "paper")  # what a recipe says about itself
 
 
 class OneLineParser(LightningArgumentParser):
     """A parser whose errors are one line on stderr and exit code 2."""
 
     given: list[Given] = []  # of the command that is being parsed: jsonargparse builds the parser itself
+    command = ""  # its name, for the parsers that jsonargparse builds for --model.help as well
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"prog": self.command, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong and leave."""
@@ -52,6 +61,7 @@ class RunCLI(LightningCLI):
     """
 
     def __init__(self, entry: str, argv: list[str]) -> None:
+        self.begun_at = time.monotonic()
         self.entry = entry
         self.start = Start(self)
         self.built = False
@@ -61,6 +71,7 @@ class RunCLI(LightningCLI):
         safe, argv = safe_mode.OPTION in argv, [word for word in argv if word != safe_mode.OPTION]
         self.given = collect(argv)
         self.recipe = recipe_name(self.given, argv)
+        self.changes = command_line_changes(argv, self.recipe)
         _check_files(self.given)
         if safe:
             safe_mode.allow_known_packages(self.given)
@@ -71,14 +82,21 @@ class RunCLI(LightningCLI):
         elif self.loads and (named := class_in(last(self.given, "ckpt_path"))):
             self.module_class = named  # no recipe: arguments of --model.* and the method's own need a class to stand in
             argv = ["--model", f"{named.__module__}.{named.__qualname__}", *argv]
+        if key := asked_for(self.given):
+            if (path := last(self.given, key, f"{key}.class_path")) is None:
+                print(list_classes(key))
+                raise SystemExit(0)
+            argv = [f"--{key}.help", str(path)]
+        else:
+            argv += [word for name in _ABOUT if is_outdated(self.given, name) for word in (f"--{name}", "null")]
         self.checkpoint: RunCheckpoint | None = None
         self.loggers: list[Logger] = []
-        OneLineParser.given = self.given
+        OneLineParser.given, OneLineParser.command = self.given, f"python -m lit_methods.{entry}"
         super().__init__(
             args=argv,
             run=False,
             parser_class=OneLineParser,
-            parser_kwargs={"prog": f"python -m lit_methods.{entry}", "allow_abbrev": False},
+            parser_kwargs={"allow_abbrev": False},
             save_config_callback=None,  # Start does it, when the run begins
             auto_configure_optimizers=False,  # else optimiser options would replace configure_optimizers
             seed_everything_default=0,
@@ -189,6 +207,9 @@ class RunCLI(LightningCLI):
         path = self.directory.path / "config.yaml"
         if self.directory.in_place and self.entry != "fit" and path.exists():
             return  # an evaluation in the directory of its run
+        old = read_file(str(path)) if self.directory.in_place and path.exists() else []
+        if old and (changes := config_changes(old, flatten(self.plain_config()))):
+            warnings.warn(f"config.yaml changes: {changes}", stacklevel=2)
         config = self._lasting_config()
         path.parent.mkdir(parents=True, exist_ok=True)
         self.parser.save(config, str(path), skip_unset=False, overwrite=True, multifile=False, skip_validation=True)
@@ -199,7 +220,7 @@ class RunCLI(LightningCLI):
 
     def _lasting_config(self) -> Any:
         config = self.config.clone()
-        for name in (*_NOT_SAVED, *self._own):
+        for name in (*_NOT_SAVED, *self._own, *(name for name in _ABOUT if config.get(name) is None)):
             config.pop(name, None)
         return config
 

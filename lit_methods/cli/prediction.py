@@ -25,11 +25,11 @@ class Outcome:
     """What a prediction run did.
 
     Args:
-        samples: rows of ``predictions.csv``.
+        rows: those of ``predictions.csv``, a sample each.
         unreadable: files that could not be read.
     """
 
-    samples: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
     unreadable: list[Path] = field(default_factory=list)
 
 
@@ -57,14 +57,13 @@ def predict(
         FileNotFoundError: a path does not exist.
     """
     if trainer.world_size > 1:
-        raise ValueError(f"trainer.devices: predict runs on one device, not on {trainer.world_size}")
+        raise ValueError(f"devices={trainer.world_size} processes would write one file; predict with 1")
     outcome = Outcome()
     if not paths:
         if datamodule is None:
             raise ValueError("input: missing; give --input PATH..., or a recipe with data")
         results = _flat(trainer.predict(module, datamodule=datamodule))
-        _write(run_dir, [], results)
-        outcome.samples = len(results)
+        outcome.rows = _write(run_dir, [], results)
         return outcome
     missing = [Path(path) for path in paths if not Path(path).exists()]
     files, outcome.unreadable = _sift([*missing, *find_pictures([p for p in paths if Path(p).exists()] or paths)])
@@ -76,10 +75,9 @@ def predict(
         batches = prepare_inputs(files, input_size=module.hparams.get("input_size"), batch_size=_BATCH_SIZE)
     results = _flat(trainer.predict(module, dataloaders=batches)) if files else []
     paired = files if len(files) == len(results) else []  # e.g. one result per frame of a video
-    _write(run_dir, paired, results)
+    outcome.rows = _write(run_dir, paired, results)
     if paired and hasattr(module, "draw"):
         _draw(module, files, results, run_dir / "pictures")
-    outcome.samples = len(results)
     return outcome
 
 
@@ -126,8 +124,11 @@ def _cell(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, list | tuple | dict) else value
 
 
-def _write(run_dir: Path, files: list[Path], results: list[dict[str, Any]]) -> None:
-    """``predictions.csv`` and the pictures in the results; ``files`` is empty where a result has no file of its own."""
+def _write(run_dir: Path, files: list[Path], results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Write ``predictions.csv`` and the pictures in the results, and give the rows.
+
+    ``files`` is empty where a result has no file of its own.
+    """
     stems = _stems(files) if files else [f"{row:0{len(str(len(results) - 1))}}" for row in range(len(results))]
     names, rows = [str(path) for path in files] or [""] * len(results), []
     for name, stem, result in zip(names, stems, results, strict=True):
@@ -138,6 +139,7 @@ def _write(run_dir: Path, files: list[Path], results: list[dict[str, Any]]) -> N
         writer = csv.DictWriter(file, header, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+    return rows
 
 
 def _is_picture(value: Any) -> bool:

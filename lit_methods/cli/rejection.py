@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib import import_module
 
-from lit_methods.cli.classes import BASES, PACKAGES, find_class, known_classes, signature
-from lit_methods.cli.given import Given
+from lit_methods.cli.classes import BASES, find_class, known_classes, offered, signature
+from lit_methods.cli.given import Given, as_option
 from lit_methods.cli.safe import refusal
 
 _PRINT = ("comments", "skip_default", "skip_null")
@@ -107,7 +107,8 @@ def _unrecognised(walk: Walk, word: str, value: str | None) -> str:
     key, equals, inline = word.lstrip("-").partition("=")
     key = key.removesuffix("+")
     shown = inline if equals else value if value and not value.startswith("--") else None
-    return f"{walk.found(key, shown)}: no such option{_nearest_option(key, walk.options)}"
+    hint = _option_of_last_item(key, walk) if "[" in key else _nearest_option(key, walk.options)
+    return f"{walk.found(key, shown)}: no such option{hint}"
 
 
 def _required(walk: Walk, names: str) -> str:
@@ -220,10 +221,21 @@ def _nearest_option(key: str, options: list[str]) -> str:
     return f"; did you mean {near[0]}{dot}{tail}?" if near else ""
 
 
+def _option_of_last_item(key: str, walk: Walk) -> str:
+    """Items of a list are counted in files alone; the command line reaches the arguments of the last one."""
+    item = f"{key.partition('].')[0]}]."
+    of_files = [pair for pair in walk.given if pair.file and pair.key.startswith(item)]
+    if any(as_option(pair, walk.given) != pair for pair in of_files):
+        return f"; did you mean {Given(key, None).plain_key}?"
+    name = key.partition("[")[0]
+    return f"; --{name}.NAME VALUE sets an argument of the last one, a --config FILE the whole list"
+
+
 def _nearest_class(path: str, key: str) -> str:
     """The closest class among those of this project and those imported already that may stand under this key."""
     classes = known_classes(key)
     if "." in path:
         return _nearest(path, [f"{c.__module__}.{c.__name__}" for c in classes])
-    lazy = [name for package in PACKAGES for name in getattr(import_module(package), "__all__", [])]
-    return _nearest(path, [*lazy, *sorted(c.__name__ for c in classes)])
+    ours = offered(key)
+    near = _nearest(path, [*ours, *sorted(c.__name__ for c in classes)])
+    return near or (f"; there are {', '.join(ours)}" if ours else "")

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import sys
 import tempfile
 import time
@@ -52,6 +53,21 @@ class RunDirectory:
 def is_first_process() -> bool:
     """Whether this process is the one that writes."""
     return getattr(rank_zero_only, "rank", 0) == 0  # read from the environment when lightning was imported
+
+
+def command_for(entry: str, run_dir: Path, *words: object) -> str:
+    """The command that runs an entry with the configuration of a run, to be copied into a shell.
+
+    Args:
+        entry: such as ``"fit"``.
+        run_dir: the run's directory, which holds ``config.yaml``.
+        words: options behind it.
+
+    Example:
+        >>> command_for("test", Path("my runs/a"), "--ckpt_path", "last")
+        "python -m lit_methods.test --config 'my runs/a/config.yaml' --ckpt_path last"
+    """
+    return shlex.join(map(str, ["python", "-m", f"lit_methods.{entry}", "--config", run_dir / "config.yaml", *words]))
 
 
 def recipe_name(pairs: list[Given], argv: list[str]) -> str:

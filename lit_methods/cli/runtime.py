@@ -6,7 +6,6 @@ from contextlib import closing
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from callbacks.interruption import interrupted_by, listening
 from callbacks.surgery import end_averaging
@@ -15,8 +14,10 @@ from lit_methods.cli import card
 from lit_methods.cli.children import end_children
 from lit_methods.cli.endings import answer
 from lit_methods.cli.parsing import RunCLI
+from lit_methods.cli.preview import preview
 from lit_methods.cli.quiet import quiet
 from lit_methods.cli.run_directory import announced
+from lit_methods.cli.start import a_test_follows
 
 
 def run(entry: str, argv: list[str]) -> int:
@@ -47,33 +48,26 @@ def run(entry: str, argv: list[str]) -> int:
 
 
 def _fit(cli: RunCLI) -> int:
-    started = time.monotonic()
     trainer = cli.trainer
     trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.directory.ckpt_path, weights_only=True)
     metrics = card.numbers(trainer.callback_metrics)  # Lightning clears them before the test
     end_averaging(trainer)  # else the averages of the last step are tested in the place of the checkpoint's
-    tested = _can_test(cli) and not trainer.fast_dev_run  # type: ignore[attr-defined]
+    tested = a_test_follows(cli)
     if tested:
         best = cli.checkpoint.best_path() if cli.checkpoint else None
         best = trainer.strategy.broadcast(best)
         trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=best, verbose=False, weights_only=True)
         metrics |= card.numbers(trainer.callback_metrics)
-    _leave(cli, metrics, started, "test" if tested else "val")
+    _leave(cli, metrics, "test" if tested else "val")
     return 0
-
-
-def _can_test(cli: RunCLI) -> bool:
-    source = cli.datamodule or cli.model
-    return is_overridden("test_step", cli.model) and is_overridden("test_dataloader", source)
 
 
 def _evaluate(function: Callable[..., Any], stage: str) -> Callable[[RunCLI], int]:
     def run_stage(cli: RunCLI) -> int:
-        started = time.monotonic()
         if cli.datamodule is None:
             raise ValueError("data: missing; name a recipe that has data, or give --data")
         function(cli.trainer, cli.model, datamodule=cli.datamodule, verbose=False)
-        _leave(cli, card.numbers(cli.trainer.callback_metrics), started, stage)
+        _leave(cli, card.numbers(cli.trainer.callback_metrics), stage)
         return 0
 
     return run_stage
@@ -82,13 +76,11 @@ def _evaluate(function: Callable[..., Any], stage: str) -> Callable[[RunCLI], in
 def _predict(cli: RunCLI) -> int:
     from lit_methods.cli.prediction import predict  # brings Pillow and torchvision
 
-    started = time.monotonic()
-    if cli.trainer.world_size > 1:
-        raise ValueError(f"devices={cli.trainer.world_size} processes would write one file; predict with 1")
     outcome = predict(
         cli.trainer, cli.model, cli.datamodule, cli.config.get("input"), cli.module_options(), cli.directory.path
     )
-    _leave(cli, {"predict/samples": outcome.samples, "predict/unreadable": len(outcome.unreadable)}, started, "predict")
+    print("".join(f"{line}\n" for line in preview(outcome.rows)), end="")
+    _leave(cli, {"predict/samples": len(outcome.rows), "predict/unreadable": len(outcome.unreadable)}, "predict")
     return 1 if outcome.unreadable else 0
 
 
@@ -108,7 +100,7 @@ _ENTRIES: dict[str, Callable[[RunCLI], int]] = {
 }
 
 
-def _leave(cli: RunCLI, metrics: dict[str, float], started: float, stage: str) -> None:
+def _leave(cli: RunCLI, metrics: dict[str, float], stage: str) -> None:
     """Summary, card, closing table and, as the last line, the run's directory."""
     if not cli.trainer.is_global_zero:
         return
@@ -116,7 +108,7 @@ def _leave(cli: RunCLI, metrics: dict[str, float], started: float, stage: str) -
     summary = card.gather(metrics, parts)
     summary |= {
         "seed": card.plain(cli.config.seed_everything),
-        "duration_s": round(time.monotonic() - started, 1),
+        "duration_s": round(time.monotonic() - cli.begun_at, 2),  # arguments and building included
         "versions": card.versions(),
     }
     path = cli.directory.path
@@ -124,6 +116,7 @@ def _leave(cli: RunCLI, metrics: dict[str, float], started: float, stage: str) -
     facts = {
         "description": cli.config.get("description"),
         "recipe": cli.recipe,
+        "changed": cli.changes,
         "command": cli.entry,
         "method": _path_of(cli.model),
         "data": _path_of(cli.datamodule),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.seed import isolate_rng
 
 from callbacks.interruption import interrupted_by
 from lit_methods import slurm
@@ -27,9 +30,15 @@ class Start(Callback):
         self.began = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """By now all processes know where the run writes; one that came late would take the mark for an older one."""
+        """Mark the run's directory for SLURM; what is wrong with the test data is said before the training, not after.
+
+        By now all processes know where the run writes; one that came late would take the mark for an older one.
+        """
         if self.cli.entry == "fit" and trainer.is_global_zero:
             slurm.claim(self.cli.directory.path)
+        if stage == "fit" and self.cli.datamodule is not None and a_test_follows(self.cli):
+            with isolate_rng(include_cuda=False):  # a trial: neither the data nor the random numbers know of it
+                copy.copy(self.cli.datamodule).setup("test")
 
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
@@ -44,3 +53,10 @@ class Start(Callback):
         """A signal before the first batch may have left a checkpoint, which is found by its configuration."""
         if interrupted_by() and trainer.is_global_zero and any(self.cli.directory.path.glob("checkpoints/*.ckpt")):
             self.cli.save_config()
+
+
+def a_test_follows(cli: RunCLI) -> bool:
+    """Whether a fit is followed by a test: the method has one, there are data for it, and it is no ``fast_dev_run``."""
+    source = cli.datamodule or cli.model
+    can = is_overridden("test_step", cli.model) and is_overridden("test_dataloader", source)
+    return can and not cli.trainer.fast_dev_run  # type: ignore[attr-defined]

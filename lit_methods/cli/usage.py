@@ -1,6 +1,6 @@
 """The short help text of the entries; the standard library alone."""
 
-_WHAT = {
+ENTRIES = {  # what follows ``python -m lit_methods.``, and what it does
     "fit": "train a method, then test its best checkpoint",
     "validate": "evaluate on the validation split",
     "test": "evaluate on the test split",
@@ -20,7 +20,8 @@ _OPTIONS = """
   --print_config            the whole configuration as YAML, and stop (=skip_default prints what differs)
   --model.lr 0.1            any argument of the method, likewise --data.*, --trainer.* and --checkpoint.*
   --trainer.callbacks+=X    one more callback; --trainer.callbacks.keep 0.5 then sets an argument of it
-  --model.help [CLASS]      the arguments of a class, likewise --data.help, --trainer.callbacks.help
+  --model.help [CLASS]      the arguments of a class, the recipe's unless named; likewise --data.help
+  --trainer.callbacks.help  which callbacks there are; with the name of one, its arguments
   --help_all                every option of the Trainer and the checkpoints"""
 
 _OF_ENTRY = {
@@ -39,6 +40,20 @@ _OF_ENTRY = {
 }
 
 
+def overview() -> str:
+    """One line per entry, and how to go on.
+
+    Example:
+        >>> print(overview().splitlines()[0])
+        python -m lit_methods.fit       train a method, then test its best checkpoint
+    """
+    width = max(map(len, ENTRIES))
+    lines = [f"python -m lit_methods.{name:{width}}  {what}" for name, what in ENTRIES.items()]
+    return "\n".join(
+        [*lines, "", "Each takes a recipe first (--list shows them: python -m lit_methods.fit --list) and has --help."]
+    )
+
+
 def usage(entry: str) -> str:
     """The text of ``--help``.
 
@@ -46,5 +61,5 @@ def usage(entry: str) -> str:
         >>> print(usage("fit").splitlines()[0])
         python -m lit_methods.fit [RECIPE] [--config FILE]... [options]: train a method, then test its best checkpoint
     """
-    head = f"python -m lit_methods.{entry} [RECIPE] [--config FILE]... [options]: {_WHAT.get(entry, '')}"
+    head = f"python -m lit_methods.{entry} [RECIPE] [--config FILE]... [options]: {ENTRIES.get(entry, '')}"
     return head + "\n" + _OPTIONS + _OF_ENTRY.get(entry, "")

@@ -1,9 +1,11 @@
 import re
+import warnings
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import ProgressBar
 from safetensors.torch import save_file
 from torch import nn
 from torch.testing import assert_close
@@ -290,6 +292,36 @@ def test_bad_arguments(kwargs, message):
 def test_more_classes_in_the_data_than_in_the_model(make_trainer):
     with pytest.raises(ValueError, match=r"model.num_classes=4, but the data has 10 classes"):
         make_trainer(max_epochs=1).fit(ImageClassifier("tiny", num_classes=4), datamodule=CIFARDataModule("digits"))
+
+
+@pytest.mark.parametrize("function", ["validate", "test", "predict"])
+@pytest.mark.parametrize(
+    ("names", "shown"), [(["cats", "dogs"], " (cats, dogs)"), (list("abcd"), " (a, b, c, ...)"), (None, "")]
+)
+def test_more_classes_in_the_data_than_in_the_checkpoint(make_trainer, function, names, shown):
+    module = ImageClassifier("tiny", num_classes=len(names or "ab"), class_names=names)
+    module.model(torch.rand(4, 3, 32, 32))  # trained, as a checkpoint's network is
+    message = f"the checkpoint knows {len(names or 'ab')} classes{shown}, the data has 10; give the data it was trained"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        getattr(make_trainer(), function)(module, datamodule=CIFARDataModule("digits"))
+
+
+@pytest.mark.parametrize("bar", [True, False])
+def test_the_loss_and_the_accuracy_of_validation_are_in_the_progress_bar(make_trainer, loader, bar):
+    trainer = make_trainer(max_epochs=1, enable_progress_bar=bar, callbacks=[ProgressBar()] if bar else [])
+    trainer.fit(ImageClassifier("tiny", num_classes=4), loader, loader)
+    # without a bar nobody looks: a GPU need not wait in every step
+    assert trainer.progress_bar_metrics.keys() == ({"train/loss", "val/top1"} if bar else {"val/top1"})
+    assert list(trainer.callback_metrics) == ["train/loss", "val/loss", "val/top1", "val/top4"]
+
+
+def test_validating_an_untrained_network_is_said_except_in_a_fit(make_trainer, loader):
+    with pytest.warns(UserWarning, match="no trained weights"):
+        make_trainer().validate(ImageClassifier("tiny", num_classes=4), loader, verbose=False)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        make_trainer(max_epochs=1).fit(ImageClassifier("tiny", num_classes=4), loader, loader)  # sanity check included
+    assert not [warning for warning in said if "no trained weights" in str(warning.message)]
 
 
 def test_grey_tensors_are_refused_before_training(make_trainer):

@@ -1,15 +1,21 @@
 """What both pruners share: arguments, what is refused before training, and when a run was too short."""
 
+import re
 import sys
+import warnings
 
+import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks import FilterSketchPruning, HRankPruning
+from callbacks.pruning_figures import rank_histograms_figure
+from lit_methods import HRank
 from lit_methods.backbones import build_backbone
 from lit_methods.backbones.weights import untrained
-from tests.pruning_fits import Untrainable, fit, kind_of, module_of
+from tests.pruning_fits import SMALL, STEPS, Untrainable, digits, fit, kind_of, module_of
 
 KINDS = pytest.mark.parametrize("kind", [FilterSketchPruning, HRankPruning])
 RATES, TARGET = {"rates": 0.5}, {"target_macs": 0.5}
@@ -85,12 +91,58 @@ def test_weights_that_hold_nan_from_the_start(quick_trainer, kind, arguments):
         fit(quick_trainer, callback, module)
 
 
+def warnings_of(said) -> list[str]:
+    return [str(warning.message) for warning in said if "prunings done" in str(warning.message)]
+
+
 @KINDS
-def test_a_run_that_is_too_short_is_one_warning(quick_trainer, kind):
+def test_a_run_that_is_too_short_is_told_so_before_it_trains_and_not_again(quick_trainer, kind):
     callback = kind(rates=0.5, at_epoch=7)
-    with pytest.warns(UserWarning, match=r"ended after 1 epochs with 0 of 1 prunings done"):
-        fit(quick_trainer, callback, epochs=1)
+    told_at_start = []
+
+    class Notes(Callback):
+        def on_train_start(self, trainer, pl_module):
+            told_at_start.extend(warnings_of(said))
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        fit(quick_trainer, callback, epochs=1, extra=[Notes()])
+    (line,) = warnings_of(said)
+    assert told_at_start == [line]
+    assert line == (
+        f"{kind.__name__}(at_epoch=7): with trainer.max_epochs=1 the run will have ended after 1 epochs with 0 of 1 "
+        "prunings done; raise it above 7, or lower at_epoch"
+    )
     assert callback.summary() == {}
+
+
+def test_a_run_that_ends_early_for_another_reason_is_told_at_its_end(quick_trainer):
+    with pytest.warns(UserWarning, match=r"the run ended after 1 epochs with 0 of 1 prunings done"):
+        fit(quick_trainer, HRankPruning(rates=0.5, at_epoch=7), epochs=9, max_steps=STEPS)
+
+
+def test_a_resumed_run_is_told_of_what_is_still_due(quick_trainer, tmp_path):
+    def told(epochs: int, at_epoch: int = 1, **options) -> list[str]:
+        callback = HRankPruning(rates=0.5, at_epoch=at_epoch, mode="layerwise", epochs_per_layer=1, num_images=16)
+        assert len(callback.stage_epochs("tiny")) == 3
+        trainer = quick_trainer(max_epochs=epochs, callbacks=[callback], **SMALL)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            trainer.fit(module_of(HRank), datamodule=digits(), **options)
+        trainer.save_checkpoint(tmp_path / "last.ckpt")
+        return [re.findall(r"\d of 3 prunings done; raise it above 3", line)[0] for line in warnings_of(said)]
+
+    resumed = {"ckpt_path": tmp_path / "last.ckpt", "weights_only": True}
+    assert told(2) == ["1 of 3 prunings done; raise it above 3"]
+    assert told(3, **resumed) == ["2 of 3 prunings done; raise it above 3"]
+    assert told(4, **resumed) == []
+    assert told(5, at_epoch=7, **resumed) == []  # all is done: nothing is due any more
+
+
+def test_filters_are_counted_in_whole_numbers():
+    scores = {"conv": np.array([1.0, 5.0])}  # bars of one: of its own accord matplotlib writes 0.2, 0.4, ...
+    (axes,) = rank_histograms_figure(scores, {"conv": [1]}).axes
+    assert all(tick == round(tick) for tick in axes.get_yticks())
 
 
 def test_untrained_sees_only_fresh_batch_norms():

@@ -1,0 +1,107 @@
+"""How a run differs from its recipe, and a run that goes on from what it was."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+from lit_methods.cli.given import Given, last
+
+_ELSEWHERE = ("run_dir", "ckpt_path", "logger", "input")  # told in lines of their own, or no part of the recipe
+_DATA = (("data", "data.class_path"), ("data.name", "data.init_args.name"))
+_COMPARED = ("model.", "data.", "trainer.callbacks")
+_SHOWN, _LONGEST = 5, 40
+
+
+def command_line_changes(argv: list[str], recipe: str) -> str:
+    """What the command line says beside the recipe and the places where a run reads and writes, for a shell.
+
+    Args:
+        argv: the words after the command, the recipe's name replaced by ``--config FILE``.
+        recipe: its name.
+
+    Example:
+        >>> command_line_changes(["--config", "toy.yaml", "--model.lr", "0.2", "--run_dir=x", "--config=b.yaml"], "toy")
+        '--model.lr 0.2 --config=b.yaml'
+    """
+    options: list[list[str]] = []
+    for word in argv:
+        if word.startswith("--") or not options:
+            options.append([])
+        options[-1].append(word)
+    told = []
+    for words in options:
+        name, _, value = words[0].removeprefix("--").partition("=")
+        own = name == "config" and Path(value or words[-1]).stem == recipe
+        if name not in _ELSEWHERE and not own:
+            told.append(shlex.join(words))
+    return " ".join(told)
+
+
+def is_outdated(given: list[Given], name: str) -> bool:
+    """Whether a recipe's ``description`` or ``paper`` speaks of other data than what was given after it.
+
+    Args:
+        given: everything the user gave.
+        name: the key.
+
+    Example:
+        >>> recipe = [Given("description", "digits", "a.yaml"), Given("data.init_args.name", "digits", "a.yaml")]
+        >>> [is_outdated([*recipe, Given("data.name", name)], "description") for name in ("digits", "cifar10")]
+        [False, True]
+    """
+    file = next((p.file for p in reversed(given) if p.key == name or p.key.startswith(f"{name}.")), None)
+    of_file = [pair for pair in given if pair.file == file]
+    if file is None or all(last(of_file, *keys) is None for keys in _DATA):
+        return False
+    return not all(_same(str(last(of_file, *keys)), str(last(given, *keys))) for keys in _DATA)
+
+
+def _same(told: str, used: str) -> bool:
+    """Whether two words are one class or name: by its short name, or by another path into the same package."""
+    (home, _, name), (package, _, short) = told.rpartition("."), used.rpartition(".")
+    return name == short and (not home or not package or home.partition(".")[0] == package.partition(".")[0])
+
+
+def config_changes(old: list[Given], new: list[Given]) -> str:
+    """Where the method, its data or its callbacks are other ones in a second configuration; empty where nowhere.
+
+    Args:
+        old: the pairs of the first.
+        new: those of the second.
+
+    Example:
+        >>> config_changes([Given("model.init_args.lr", 0.1)], [Given("model.init_args.lr", 0.2)])
+        'model.lr 0.1 -> 0.2'
+    """
+    before, after = _values(old), _values(new)
+    if not before:  # damaged, say
+        return ""
+    keys = [key for key in dict.fromkeys([*before, *after]) if before.get(key) != after.get(key)]
+    others = [f"{key.removesuffix('.class_path')}." for key in keys if key.endswith(".class_path")]
+    lines = [
+        f"{Given(key, None).plain_key} {_short(before.get(key))} -> {_short(after.get(key))}"
+        for key in keys  # of another class the arguments need not be told
+        if not any(key.startswith(other) and key != f"{other}class_path" for other in others)
+    ]
+    return ", ".join(lines[:_SHOWN]) + (f" and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else "")
+
+
+def _values(pairs: list[Given]) -> dict[str, Any]:
+    """Key to value, a callback's under the name of its class: one more in the list does not rename the others."""
+    names: dict[str, str] = {}
+    for pair in pairs:
+        if item := re.fullmatch(r"(trainer\.callbacks)\[\d+\]\.class_path", pair.key):
+            name = f"{item[1]}.{str(pair.value).rpartition('.')[2]}"
+            same = sum(known.partition("#")[0] == name for known in names.values())
+            names[pair.key.removesuffix(".class_path")] = f"{name}#{same + 1}" if same else name
+    values = {}
+    for pair in pairs:
+        start, bracket, rest = pair.key.partition("]")
+        values[names.get(start + bracket, start + bracket) + rest] = pair.value
+    return {key: value for key, value in values.items() if key.startswith(_COMPARED)}
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
