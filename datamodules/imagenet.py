@@ -204,7 +204,10 @@ class ImageNetDataModule(ImageClassificationDataModule):
         if folder is None:
             wanted = TRAIN_FOLDERS if train else TEST_FOLDERS
             use = "training and validation" if train else "testing and predicting"
-            raise FileNotFoundError(f"{use} needs {' or '.join(wanted)} with class folders in root={str(self.root)!r}")
+            cure = "" if train else "; put some pictures of every class aside there"
+            raise FileNotFoundError(
+                f"{use} needs {' or '.join(wanted)} with class folders in root={str(self.root)!r}{cure}"
+            )
         skip = self.on_bad_image == "skip"
         images = ImageFolders(folder, self.classes, self.seed, self.image_size, self.resize_size, skip)
         if not skip:
