@@ -42,8 +42,13 @@ class _Note:
     leaving = False  # whether the run is on its way out; nothing interrupts that
     agreed = False  # whether all processes stop for it
     requeued: bool | None = None  # whether SLURM starts the job again; None as long as nobody asked
-    process = 0  # forked workers inherit the handlers, and nothing is asked of them
+    process = 0  # that listens, 0 afterwards; forked workers inherit the handlers, and nothing is asked of them
     child_handler: Any = None  # torch's, if it was put aside
+
+    @property
+    def asked(self) -> int:
+        """``code`` as long as this process listens: what ended an earlier run is no wish of the next."""
+        return self.code if self.process == os.getpid() else 0
 
     def take(self, signum: int, frame: FrameType | None) -> None:
         """The handler: note it, and raise only where nobody would look."""
@@ -105,8 +110,10 @@ def listening(*signals: int) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        if outermost and CHILD is not None and _note.child_handler is not None:
-            signal.signal(CHILD, _note.child_handler)
+        if outermost:
+            _note.process = 0
+            if CHILD is not None and _note.child_handler is not None:
+                signal.signal(CHILD, _note.child_handler)
 
 
 def interruptible(trainer: Trainer, batches: Iterable[T]) -> Iterator[T]:
@@ -122,7 +129,7 @@ def interruptible(trainer: Trainer, batches: Iterable[T]) -> Iterator[T]:
         Interrupted: a signal came to any of the processes.
     """
     for batch in batches:
-        if _note.code:
+        if _note.asked:
             break
         yield batch
     stop_if_asked(trainer)
@@ -134,7 +141,7 @@ def stop_if_asked(trainer: Trainer) -> None:
     Raises:
         Interrupted: with the exit code that the signal stands for.
     """
-    code = _note.code
+    code = _note.asked
     if trainer.world_size > 1:
         code = int(trainer.strategy.reduce(torch.tensor(code, device=trainer.strategy.root_device), reduce_op="max"))
     if code:
@@ -148,8 +155,8 @@ def leave_if_asked() -> None:
     Raises:
         Interrupted: with the exit code that the signal stands for.
     """
-    if _note.code:
-        raise Interrupted(_note.code)
+    if _note.asked:
+        raise Interrupted(_note.asked)
 
 
 class Interruption(Callback):
