@@ -1,7 +1,7 @@
 """Callbacks of the collection: pruning, reports, loggers, and what keeps a run safe.
 
-A callback is found in the file that bears its name, ``NaNGuard`` in ``nan_guard.py``, and imported when it is
-first used. The lines below are for editors and type checkers; ``RunReport`` has another name than its file.
+A callback is found in the file that bears its name, ``NaNGuard`` in ``nan_guard.py``, and imported when it is first
+used. The lines below are for editors and type checkers; two have another name than their file.
 """
 
 from typing import TYPE_CHECKING
@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from callbacks.filter_sketch_pruning import FilterSketchPruning as FilterSketchPruning
     from callbacks.hrank_pruning import HRankPruning as HRankPruning
     from callbacks.interruption import Interruption as Interruption
+    from callbacks.learning_rate import LearningRateOnResume as LearningRateOnResume
     from callbacks.nan_guard import NaNGuard as NaNGuard
     from callbacks.prediction_logger import PredictionLogger as PredictionLogger
+    from callbacks.random_state import RandomState as RandomState
     from callbacks.report import RunReport as RunReport
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, __file__, found="*.py")

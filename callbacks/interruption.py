@@ -219,13 +219,13 @@ class Interruption(Callback):
             stop_if_asked(trainer)
 
     def _after_evaluation_batch(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        if not _note.code:
+        if not (code := _note.asked):
             return
         # no agreement here: processes may have different numbers of batches
         averaged = any(isinstance(c, WeightAveraging) for c in trainer.callbacks)  # type: ignore[attr-defined]
         if trainer.state.fn == TrainerFn.FITTING and (trainer.world_size > 1 or averaged):
             return  # averaged weights are in the place of the trained ones until the validation ends
-        raise Interrupted(_note.code)
+        raise Interrupted(code)
 
     on_validation_batch_end = on_test_batch_end = on_predict_batch_end = _after_evaluation_batch
 
@@ -259,7 +259,7 @@ class Interruption(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write ``last.ckpt`` if a signal is the reason, and nothing else can interrupt."""
-        if not _note.code:
+        if not _note.asked:
             self._release()
             return
         _note.leaving = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from lit_methods.functional.processes import gather_objects
+from lit_methods.functional.suggestions import shorten
 
 FILE = "nan_batches.jsonl"
 _KEPT = 1000  # batches of one step at most; without steps there would be ever more
@@ -160,8 +161,8 @@ class NaNGuard(Callback):
         """Weights may overflow from finite gradients: do not let them replace a good checkpoint."""
         if spoiled := _spoiled(pl_module):
             raise NonFiniteError(
-                f"step {trainer.global_step}: {_some(spoiled)} not finite any more: training has diverged, so no "
-                f"checkpoint is written and the last one stays; {_CURE}"
+                f"step {trainer.global_step}: {shorten(spoiled, _SHOWN)} not finite any more: training has diverged, "
+                f"so no checkpoint is written and the last one stays; {_CURE}"
             )
 
     def state_dict(self) -> dict[str, Any]:
@@ -221,10 +222,10 @@ class NaNGuard(Callback):
         first = lines[0]
         where = f"step {first['step']} (epoch {first['epoch']}, batch {first['batch_idx']}"
         where += f", rank {first['rank']}" if trainer.world_size > 1 else ""
-        where += f", samples {_some(first['samples'])}" if first["samples"] else ""
+        where += f", samples {shorten(first['samples'], _SHOWN)}" if first["samples"] else ""
         what = f"{where}): {', '.join(first['not_finite'])} not finite; see {Path(trainer.default_root_dir, FILE)}"
         if spoiled:
-            raise NonFiniteError(f"{what}. The weights were spoiled before ({_some(spoiled)}): {_CURE}")
+            raise NonFiniteError(f"{what}. The weights were spoiled before ({shorten(spoiled, _SHOWN)}): {_CURE}")
         if self.action == "stop":
             cure = "look at these samples" if "input" in first["not_finite"] else _CURE
             raise NonFiniteError(f"{what}. The step was not taken: {cure}, or go on with NaNGuard(action='skip')")
@@ -290,9 +291,3 @@ def _drop_step(optimizer: Optimizer, scaler: Any) -> None:
         next(p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None).fill_(torch.nan)
     else:
         optimizer.zero_grad(set_to_none=True)  # zeros would still be moved by momentum and weight decay
-
-
-def _some(names: Iterable[Any]) -> str:
-    """``a, b, c and 4 more``."""
-    names = list(map(str, names))
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -116,6 +116,7 @@ class FilterPruning(Callback, ABC):
         self.stages_done = 0
         self.results: dict[str, float] = {}
         self._resumed = False
+        self._foretold: int | None = None  # how many prunings the run has time for, where these are not all
         self._structure: Any = None
         self._dense = DenseReference()
 
@@ -145,7 +146,7 @@ class FilterPruning(Callback, ABC):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """A new run, until a checkpoint says otherwise; refuse averages that could not follow the network."""
-        self._resumed, self._structure = False, None
+        self._resumed, self._structure, self._foretold = False, None, None
         if stage == "fit":
             refuse_averages_that_cannot_follow(trainer, self)
 
@@ -171,7 +172,7 @@ class FilterPruning(Callback, ABC):
             self._prune(trainer, module)
         if self._comes_too_late(trainer, module):
             epochs, last = self.stage_epochs(module.arch), trainer.max_epochs or 0
-            done = max(self.stages_done, sum(epoch < last for epoch in epochs))
+            done = self._foretold = max(self.stages_done, sum(epoch < last for epoch in epochs))
             rank_zero_warn(
                 f"{type(self).__name__}(at_epoch={self.at_epoch}): with trainer.max_epochs={last} the run will have "
                 f"ended after {last} epochs with {done} of {len(epochs)} prunings done; raise it above {epochs[-1]}, "
@@ -190,7 +191,7 @@ class FilterPruning(Callback, ABC):
         end_averaging(trainer)
         module = prunable(pl_module)
         stages = len(self.stage_epochs(module.arch))
-        if self.stages_done < stages and not self._comes_too_late(trainer, module):
+        if self.stages_done < (stages if self._foretold is None else self._foretold):
             rank_zero_warn(
                 f"{type(self).__name__}(at_epoch={self.at_epoch}): the run ended after {trainer.current_epoch} epochs "
                 f"with {self.stages_done} of {stages} prunings done"

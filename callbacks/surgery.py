@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Stochast
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from lit_methods.functional.modes import evaluating as evaluating  # what surgery decides on is measured under it
+from lit_methods.functional.modes import evaluating as evaluating  # also found here
 from lit_methods.functional.processes import gather_objects, in_company
 
 

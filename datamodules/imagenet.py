@@ -16,6 +16,7 @@ from datamodules.draws import AUGMENT, uniforms
 from datamodules.transforms import CROP_DRAWS, random_resized_crop, resize_and_center_crop, to_uint8
 from lit_methods.functional.pictures import BadImageError, list_images, read_rgb, resize_side
 from lit_methods.functional.processes import gather_objects
+from lit_methods.functional.suggestions import shorten
 
 TRAIN_FOLDERS = ("train", "ILSVRC2012_img_train")
 TEST_FOLDERS = ("val", "ILSVRC2012_img_val")
@@ -233,16 +234,6 @@ class ImageNetDataModule(ImageClassificationDataModule):
             parts += [f"only in {test}: {shorten(only_test)}"] if only_test else []
             raise ValueError(f"training and test folders must have the same classes; {'; '.join(parts)}")
         return classes
-
-
-def shorten(names: list[str], most: int = 5) -> str:
-    """Join names for a message, and say how many there are beyond the first few.
-
-    Example:
-        >>> shorten(["a", "b", "c"], most=2)
-        'a, b and 1 more'
-    """
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _class_folders(folder: Path | None) -> list[str]:

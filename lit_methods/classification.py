@@ -178,7 +178,7 @@ class ImageClassifier(Described, LightningModule):
                     "leave num_classes out to take it from the data"
                 )
             raise ValueError(
-                f"the checkpoint knows {mine} classes{f' ({_few(my_names)})' if my_names else ''}, the data has "
+                f"the network knows {mine} classes{f' ({_few(my_names)})' if my_names else ''}, the data has "
                 f"{classes}; give the data it was trained on, such as --config RUN/config.yaml"
             )
         if names and my_names and list(names) != list(my_names):

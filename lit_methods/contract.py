@@ -80,7 +80,9 @@ class Described:
         """Make the constructor's arguments ``self.hparams``, also those that a subclass fixes or adds.
 
         Call it once, right after ``super().__init__()`` of the class that is the first to have arguments; subclasses do
-        not call it again. Networks given as objects are left out: a checkpoint holds plain values.
+        not call it again. One that takes ``**kwargs`` and fixes an argument writes ``kwargs.setdefault(name, value)``:
+        its checkpoint gives the argument once more. Networks given as objects are left out: a checkpoint holds plain
+        values.
         """
         frame: Any = inspect.currentframe()
         made = frame.f_back  # the constructor

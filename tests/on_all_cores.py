@@ -40,7 +40,8 @@ def _whole_default_run(config: pytest.Config) -> bool:
     worker = hasattr(config, "workerinput")
     named = config.args_source is not config.ArgsSource.TESTPATHS
     selected = given("keyword") or given("lf", False) or given("collectonly") or "not slow" not in given("markexpr")
-    alone = given("usepdb", False) or given("trace", False) or given("capture") == "no"
+    shows = any(given(name, False) for name in ("showfixtures", "show_fixtures_per_test", "setupplan", "setupshow"))
+    alone = given("usepdb", False) or given("trace", False) or given("capture") == "no" or shows
     distributed = given("numprocesses") is not None or given("dist") != "no" or given("tx")
     return not (worker or named or selected or alone or distributed or "not benchmark" not in given("markexpr"))
 

@@ -25,6 +25,14 @@ class Fixed(Root):
         super().__init__(width=5, lr=0.2)
 
 
+class Preset(Root):
+    """Fixes an argument and hands the others on."""
+
+    def __init__(self, **kwargs) -> None:
+        kwargs.setdefault("lr", 0.3)
+        super().__init__(**kwargs)
+
+
 def test_arguments_are_kept_given_or_not():
     assert dict(Root(3).hparams) == {"width": 3, "lr": 0.1, "network": None}
 
@@ -38,7 +46,7 @@ def test_a_network_given_as_an_object_is_no_argument_of_a_checkpoint():
     assert "network" not in Root(network=nn.Linear(1, 1)).hparams
 
 
-@pytest.mark.parametrize("module", [Root(3, lr=0.5), Fixed()])
+@pytest.mark.parametrize("module", [Root(3, lr=0.5), Fixed(), Preset(width=4)])
 def test_a_checkpoint_rebuilds_its_module(module, make_trainer, tmp_path):
     trainer = make_trainer()
     trainer.strategy.connect(module)

@@ -235,7 +235,7 @@ def copy_layer(
         return copied_like(tensor, thin)
 
     for key, parameter in source.named_parameters(recurse=False):
-        setattr(target, key, nn.Parameter(cut(parameter, target.get_parameter(key))))
+        setattr(target, key, nn.Parameter(cut(parameter, target.get_parameter(key)), parameter.requires_grad))
     for key, buffer in source.named_buffers(recurse=False):
         setattr(target, key, cut(buffer, target.get_buffer(key)))
     copy_settings(source, target)

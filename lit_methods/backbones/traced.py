@@ -19,7 +19,7 @@ from lit_methods.backbones.trial import randomised, sound_groups
 from lit_methods.functional.suggestions import first_line
 
 
-def channel_groups(model: nn.Module, input_size: Sequence[int]) -> list[ChannelGroup]:
+def channel_groups(model: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> list[ChannelGroup]:
     """The groups of channels that can be removed from a network, in the order of the forward pass.
 
     Every group is tried out before it is returned: with half of its channels removed, the network must give exactly
@@ -85,7 +85,7 @@ def channel_groups(model: nn.Module, input_size: Sequence[int]) -> list[ChannelG
 
 @torch.inference_mode(False)  # whose tensors count no changes in place
 def score_points(
-    model: nn.Module, groups: Sequence[ChannelGroup], input_size: Sequence[int]
+    model: nn.Module, groups: Sequence[ChannelGroup], input_size: Sequence[int] = (3, 224, 224)
 ) -> tuple[list[ChannelGroup], list[PrunePoint]]:
     """The groups that feature maps can score, and where to take the maps.
 
@@ -125,7 +125,7 @@ def score_points(
 
 
 @torch.inference_mode(False)
-def norms_behind(model: nn.Module, input_size: Sequence[int]) -> dict[str, str]:
+def norms_behind(model: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> dict[str, str]:
     """The norms that directly follow convolutions.
 
     Args:

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from lit_methods.cli.given import Given, last
+from lit_methods.functional.suggestions import shorten
 
 _ELSEWHERE = ("run_dir", "ckpt_path", "logger", "input")  # told in lines of their own, or no part of the recipe
 _DATA = (("data", "data.class_path"), ("data.name", "data.init_args.name"))
 _COMPARED = ("model.", "data.", "trainer.callbacks")
-_SHOWN, _LONGEST = 5, 40
+_LONGEST = 40
 
 
 def command_line_changes(argv: list[str], recipe: str) -> str:
@@ -54,12 +55,14 @@ def is_outdated(given: list[Given], name: str) -> bool:
     of_file = [pair for pair in given if pair.file == file]
     if file is None or all(last(of_file, *keys) is None for keys in _DATA):
         return False
-    return not all(_same(str(last(of_file, *keys)), str(last(given, *keys))) for keys in _DATA)
+    return not all(_equal(keys[-1], last(of_file, *keys), last(given, *keys)) for keys in _DATA)
 
 
-def _same(told: str, used: str) -> bool:
-    """Whether two words are one class or name: by its short name, or by another path into the same package."""
-    (home, _, name), (package, _, short) = told.rpartition("."), used.rpartition(".")
+def _equal(key: str, told: Any, used: Any) -> bool:
+    """Whether two values are one; a class may be spelt by its short name, or by another path into the same package."""
+    if told == used or not key.endswith("class_path"):
+        return bool(told == used)
+    (home, _, name), (package, _, short) = str(told).rpartition("."), str(used).rpartition(".")
     return name == short and (not home or not package or home.partition(".")[0] == package.partition(".")[0])
 
 
@@ -77,14 +80,14 @@ def config_changes(old: list[Given], new: list[Given]) -> str:
     before, after = _values(old), _values(new)
     if not before:  # damaged, say
         return ""
-    keys = [key for key in dict.fromkeys([*before, *after]) if before.get(key) != after.get(key)]
+    keys = [key for key in dict.fromkeys([*before, *after]) if not _equal(key, before.get(key), after.get(key))]
     others = [f"{key.removesuffix('.class_path')}." for key in keys if key.endswith(".class_path")]
     lines = [
         f"{Given(key, None).plain_key} {_short(before.get(key))} -> {_short(after.get(key))}"
         for key in keys  # of another class the arguments need not be told
         if not any(key.startswith(other) and key != f"{other}class_path" for other in others)
     ]
-    return ", ".join(lines[:_SHOWN]) + (f" and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else "")
+    return shorten(lines)
 
 
 def _values(pairs: list[Given]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from lit_methods.checkpoint_io import NO_SPACE, CheckpointError, DiskFullError
 from lit_methods.cli.errors import blame, mismatch, root
 from lit_methods.cli.given import collect
 from lit_methods.cli.run_directory import command_for, is_first_process
+from lit_methods.cli.safe import OPTION
 from lit_methods.functional.pictures import BadImageError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def answer(error: BaseException, cli: RunCLI | None, argv: list[str]) -> int | N
     if signalled := interrupted_by():
         code = exit_code(first)
         if first or code:
-            print(_stopped(signalled, where, cli), file=sys.stderr)
+            print(_stopped(signalled, where, cli, argv), file=sys.stderr)
         return code
     if isinstance(error, SystemExit):  # --print_config, --model.help, and the parser's one line
         return (error.code or 0) if isinstance(error.code, int | None) else None
@@ -58,7 +59,7 @@ def answer(error: BaseException, cli: RunCLI | None, argv: list[str]) -> int | N
     return 1 if getattr(root(error), "errno", None) in NO_SPACE else code
 
 
-def _stopped(code: int, where: str, cli: RunCLI | None) -> str:
+def _stopped(code: int, where: str, cli: RunCLI | None, argv: list[str]) -> str:
     text = f"stopped by {signal.Signals(code - 128).name}{where}"
     if cli is None or cli.entry != "fit" or not any(cli.directory.path.glob("checkpoints/*.ckpt")):
         return text
@@ -66,7 +67,8 @@ def _stopped(code: int, where: str, cli: RunCLI | None) -> str:
     text = f"{text}; go on with --run_dir {path} --ckpt_path last"
     if where or not (path / "config.yaml").is_file():
         return text
-    return f"{text}\n  {command_for('fit', path, '--run_dir', path, '--ckpt_path', 'last')}"
+    safe = [OPTION] if OPTION in argv else []
+    return f"{text}\n  {command_for('fit', path, '--run_dir', path, '--ckpt_path', 'last', *safe)}"
 
 
 def mistake(error: BaseException, cli: RunCLI | None, argv: list[str]) -> str | None:

@@ -15,7 +15,8 @@ from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 from typing import Any
 
-from lit_methods.cli.findings import Finding, first_line
+from lit_methods.cli.findings import Finding
+from lit_methods.functional.suggestions import first_line
 
 SHOWN = ("torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "numpy", "wandb")
 _GIB = 2**30

@@ -1,10 +1,10 @@
 """One line for what the code complained of: the argument that an exception speaks of, weights that do not fit."""
 
 import re
-from collections.abc import Iterable
 
 from lit_methods.cli.classes import BASES
 from lit_methods.cli.given import Given, as_option
+from lit_methods.functional.suggestions import shorten
 
 
 def root(error: BaseException) -> BaseException:
@@ -14,7 +14,7 @@ def root(error: BaseException) -> BaseException:
     return error
 
 
-def blame(error: BaseException, given: Iterable[Given]) -> str:
+def blame(error: BaseException, given: list[Given]) -> str:
     """A constructor's own complaint, with the option of the argument it speaks of, where it names one.
 
     Indented lines that follow the complaint are a table (weights that do not fit) and stay as they are.
@@ -29,7 +29,7 @@ def blame(error: BaseException, given: Iterable[Given]) -> str:
     return _with_key(complaint, error, given) + indent + table
 
 
-def _with_key(complaint: str, error: BaseException, given: Iterable[Given]) -> str:
+def _with_key(complaint: str, error: BaseException, given: list[Given]) -> str:
     text = " ".join(complaint.split()) or type(root(error)).__name__
     pairs = [pair for pair in given if pair.value is not None]
     if any(text.startswith(f"{pair.key}=") for pair in pairs):
@@ -42,7 +42,7 @@ def _with_key(complaint: str, error: BaseException, given: Iterable[Given]) -> s
         return f"{maker}: {text}" if maker else text
     # rather the argument that the text begins with than the last one it mentions, rather one with a value in the text
     named.sort(key=lambda pair: (text.startswith(pair.leaf), str(pair.value) in text))
-    option = as_option(named[-1], pairs)
+    option = as_option(named[-1], given)
     parent, _, _ = option.key.rpartition(".")
     if parent and text.startswith(option.shown.removeprefix(f"{parent}.")):  # root='x' ... becomes data.root='x' ...
         return f"{parent}.{text}"
@@ -78,13 +78,9 @@ def mismatch(error: BaseException, ckpt_path: str | None) -> str | None:
         ("unexpected", r"Unexpected key\(s\)[^:]*: (.*?)\. *$"),
     ):
         if match := re.search(pattern, text, re.MULTILINE):
-            parts.append(_few(title, re.findall(r'"([^"]+)"', match[1])))
+            names = re.findall(r'"([^"]+)"', match[1])
+            parts.append(f"{title} {shorten(names, 3)}")
     if sizes := re.findall(r"size mismatch for ([^:\s]+)", text):
-        parts.append(_few("other shape", sizes))
+        parts.append(f"other shape {shorten(sizes, 3)}")
     where = f"ckpt_path={ckpt_path!r} holds" if ckpt_path else "the weights are of"
     return f"{where} another network than the recipe's: {'; '.join(parts)}"
-
-
-def _few(title: str, names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"{title} {', '.join(names[:3])}{more}"

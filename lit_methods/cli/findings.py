@@ -8,6 +8,8 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
+from lit_methods.functional.suggestions import first_line
+
 
 class Finding(NamedTuple):
     """One line of the doctor.
@@ -66,12 +68,3 @@ def describe(error: BaseException) -> str:
     if os.environ.get("LIT_METHODS_DEBUG"):
         traceback.print_exception(error)
     return f"{type(error).__name__}: {first_line(error)}; LIT_METHODS_DEBUG=1 shows where it comes from"
-
-
-def first_line(error: BaseException) -> str:
-    """The first line that an exception has to say, or its kind.
-
-    ``lit_methods.functional`` has one, too, and imports torch, which may be what is broken here.
-    """
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

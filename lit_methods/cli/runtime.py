@@ -52,7 +52,7 @@ def _fit(cli: RunCLI) -> int:
     trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.directory.ckpt_path, weights_only=True)
     metrics = card.numbers(trainer.callback_metrics)  # Lightning clears them before the test
     end_averaging(trainer)  # else the averages of the last step are tested in the place of the checkpoint's
-    tested = a_test_follows(cli)
+    tested = a_test_follows(cli, trainer)
     if tested:
         best = cli.checkpoint.best_path() if cli.checkpoint else None
         best = trainer.strategy.broadcast(best)

@@ -36,8 +36,9 @@ class Start(Callback):
         """
         if self.cli.entry == "fit" and trainer.is_global_zero:
             slurm.claim(self.cli.directory.path)
-        if stage == "fit" and self.cli.datamodule is not None and a_test_follows(self.cli):
-            with isolate_rng(include_cuda=False):  # a trial: neither the data nor the random numbers know of it
+        if stage == "fit" and self.cli.datamodule is not None and a_test_follows(self.cli, trainer):
+            # a trial: what the setup binds is gone afterwards, and random numbers go on as if it had not been
+            with isolate_rng(include_cuda=False):
                 copy.copy(self.cli.datamodule).setup("test")
 
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -55,8 +56,8 @@ class Start(Callback):
             self.cli.save_config()
 
 
-def a_test_follows(cli: RunCLI) -> bool:
+def a_test_follows(cli: RunCLI, trainer: Trainer) -> bool:
     """Whether a fit is followed by a test: the method has one, there are data for it, and it is no ``fast_dev_run``."""
     source = cli.datamodule or cli.model
     can = is_overridden("test_step", cli.model) and is_overridden("test_dataloader", source)
-    return can and not cli.trainer.fast_dev_run  # type: ignore[attr-defined]
+    return can and not trainer.fast_dev_run  # type: ignore[attr-defined]

@@ -15,7 +15,8 @@ def lazy_names(
     """``__getattr__``, ``__dir__`` and ``__all__`` of a package whose import costs next to nothing.
 
     Its names are those that ``__init__.py`` imports under ``if TYPE_CHECKING:``, where editors and type checkers read
-    them, too; and those of classes that are found by their place, see ``found``.
+    them, too; and those of classes that are found by their place, see ``found``. For both the sources are read, which
+    therefore lie in a folder.
 
     Args:
         package: ``__name__``.
@@ -51,10 +52,12 @@ def _listed(init: Path) -> dict[str, str]:
 
 
 def _found(package: str, folder: Path, pattern: str) -> dict[str, str]:
-    homes = {}
-    for path in folder.glob(pattern) if pattern else ():
+    homes: dict[str, str] = {}
+    for path in sorted(folder.glob(pattern)) if pattern else ():
         parts = path.relative_to(folder).with_suffix("").parts
         for name in re.findall(r"^class ([A-Z]\w*)", path.read_text("utf-8"), re.MULTILINE):
             if parts[-1] == "module" or name.lower() == parts[-1].replace("_", ""):
-                homes[name] = ".".join((package, *parts))
+                home = ".".join((package, *parts))
+                if homes.setdefault(name, home) != home:
+                    raise ImportError(f"two classes are called {name}: in {homes[name]} and in {home}")
     return homes

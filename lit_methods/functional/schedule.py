@@ -18,7 +18,8 @@ def lr_factor(
         steps_per_epoch: optimiser steps per epoch; 1 where the scheduler is stepped per epoch.
 
     Returns:
-        Factor at a step, counted from 0; behind its last epoch the cosine stays 0.
+        Factor at a step, counted from 0; behind its last epoch the cosine, where it is longer than the warm-up,
+        stays 0.
 
     Source:
         HRankPlus, ImageNet: linear warm-up over the first 5 epochs per step, then

@@ -1,4 +1,4 @@
-"""Parts of error messages: the nearest names, the gist of another error."""
+"""Parts of error messages: the nearest names, the first few of many, the gist of another error."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -19,7 +19,22 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
 
 
-def first_line(error: Exception) -> str:
+def shorten(names: Iterable[object], most: int = 5) -> str:
+    """Join names for a message, and say how many there are beyond the first few.
+
+    Args:
+        names: anything that can be printed.
+        most: so many are named.
+
+    Example:
+        >>> shorten(["a", "b", "c"], most=2)
+        'a, b and 1 more'
+    """
+    words = list(map(str, names))
+    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
+
+
+def first_line(error: BaseException) -> str:
     """What an error says in its first line; the name of its type where it says nothing.
 
     Args:

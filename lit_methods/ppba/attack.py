@@ -127,7 +127,8 @@ class Attack(ABC):
         if ledger is not None:
             asked = model_fn.identity() if isinstance(model_fn, ModelBlackBox) else {}
             ledger.start(self.settings() | asked | ({} if draws is None else {"draws": tensor_key(draws)}))
-        oracle = Oracle(model_fn, self.goal(labels, true_labels), images, ids, ledger, self.pad_batch)
+        goal = self.goal(labels) if true_labels is None else self.goal(labels, true_labels)
+        oracle = Oracle(model_fn, goal, images, ids, ledger, self.pad_batch)
         steps = (self.max_queries - self.first_queries) // self.step_queries
         if draws is not None:
             if draws.ndim < 3 or draws.shape[1] != len(images):

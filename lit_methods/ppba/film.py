@@ -48,4 +48,4 @@ class Film:
         self._add(step, image)
 
     def _add(self, step: int, image: Tensor) -> None:
-        self.frames.append((step, levels(image.detach()).cpu()))
+        self.frames.append((step, levels(image.detach().cpu())))

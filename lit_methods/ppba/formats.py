@@ -44,7 +44,7 @@ def pixels(images: Tensor) -> list[np.ndarray]:
         raise ValueError(f"images must be a floating point tensor (N, C, H, W) in [0, 1], got {got}")
     if not images.isfinite().all():
         raise ValueError("images hold NaN or infinity; they must lie in [0, 1]")
-    return list(levels(images.detach()).permute(0, 2, 3, 1).cpu().numpy())
+    return list(levels(images.detach().cpu()).permute(0, 2, 3, 1).numpy())
 
 
 def _png(array: np.ndarray) -> tuple[bytes, str]:

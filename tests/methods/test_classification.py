@@ -301,7 +301,7 @@ def test_more_classes_in_the_data_than_in_the_model(make_trainer):
 def test_more_classes_in_the_data_than_in_the_checkpoint(make_trainer, function, names, shown):
     module = ImageClassifier("tiny", num_classes=len(names or "ab"), class_names=names)
     module.model(torch.rand(4, 3, 32, 32))  # trained, as a checkpoint's network is
-    message = f"the checkpoint knows {len(names or 'ab')} classes{shown}, the data has 10; give the data it was trained"
+    message = f"the network knows {len(names or 'ab')} classes{shown}, the data has 10; give the data it was trained"
     with pytest.raises(ValueError, match=re.escape(message)):
         getattr(make_trainer(), function)(module, datamodule=CIFARDataModule("digits"))
 
