@@ -37,7 +37,7 @@ def test_a_fault_in_the_test_data_is_said_before_the_training(command, own_pictu
     words: list[object] = []
     if fault == "no test set":
         shutil.rmtree(own_pictures.with_suffix("") / "val")
-        text = "testing and predicting needs val or ILSVRC2012_img_val with class folders in root='own'; put some pictures"
+        text = "testing and predicting needs val or ILSVRC2012_img_val with class folders in root='own'; put some"
     else:
         words = ["--data.num_test_images", 100]
         text = "num_test_images=100, but the test set has 12 images; null takes all"
