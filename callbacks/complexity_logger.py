@@ -48,7 +48,7 @@ class ComplexityLogger(Callback):
         size = input_size(trainer, pl_module)
         latency = measure_latency(networks, size, repeats=self.repeats)  # in turns: a busy machine is fair to both
         for prefix, network in networks.items():
-            cost = measure_complexity(network, size, repeats=1)._replace(latency_ms=latency[prefix])
+            cost = measure_complexity(network, size, latency_ms=latency[prefix])
             self.results |= {f"complexity/{prefix}{name}": value for name, value in cost._asdict().items()}
         for logger in trainer.loggers:
             logger.log_metrics(self.results, step=trainer.global_step)

@@ -112,25 +112,35 @@ def count_macs(model: nn.Module, input_size: Sequence[int] = (3, 32, 32), *, bia
     return macs
 
 
-def measure_complexity(model: nn.Module, input_size: Sequence[int] = (3, 32, 32), *, repeats: int = 10) -> Complexity:
+def measure_complexity(
+    model: nn.Module, input_size: Sequence[int] = (3, 32, 32), *, repeats: int = 10, latency_ms: float | None = None
+) -> Complexity:
     """Multiply-adds, parameters, size of the saved state dict and milliseconds per image at batch 1.
 
     Args:
         model: its modes and buffers are as before afterwards.
         input_size: (C, H, W) of one image.
         repeats: timed forward passes, after two to warm up.
+        latency_ms: milliseconds that were measured already, beside other networks, say; then nothing is timed.
+
+    Raises:
+        ValueError: ``repeats`` is below 1.
 
     Example:
         >>> measure_complexity(nn.Linear(4, 2), (4,)).params
         10
+        >>> measure_complexity(nn.Linear(4, 2), (4,), latency_ms=0.5).latency_ms
+        0.5
     """
+    if latency_ms is None:
+        latency_ms = measure_latency({"model": model}, input_size, repeats=repeats)["model"]
     file = io.BytesIO()
     torch.save(model.state_dict(), file)
     return Complexity(
         macs=count_macs(model, input_size),
         params=sum(parameter.numel() for parameter in model.parameters()),
         file_bytes=file.getbuffer().nbytes,
-        latency_ms=measure_latency({"model": model}, input_size, repeats=repeats)["model"],
+        latency_ms=latency_ms,
     )
 
 
