@@ -17,7 +17,10 @@ key                    value
 
 Normalising with ``mean`` and ``std`` is the module's business, not the data's. Every datamodule has its own samplers,
 which know their rank: several processes need ``Trainer(use_distributed_sampler=False)``. A process for which no sample
-is left to validate or test on gets one batch of length 0, so that it takes part in what the others do together.
+is left to validate or test on gets one batch of length 0, so that it takes part in what the others do together; so
+does one that has finished the classes that ``per_class_batch`` gave it to train on.
+
+``CIFARDataModule``, ``ImageNetDataModule`` and ``Places365DataModule`` give ``image``, ``label`` and ``index``.
 
 The names below are imported when they are first used.
 """
@@ -29,5 +32,6 @@ from lit_methods.functional.lazy import lazy_names
 if TYPE_CHECKING:
     from datamodules.cifar import CIFARDataModule as CIFARDataModule
     from datamodules.imagenet import ImageNetDataModule as ImageNetDataModule
+    from datamodules.places365 import Places365DataModule as Places365DataModule
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

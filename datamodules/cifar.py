@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from datamodules.classification import ImageClassificationDataModule, LabelledImages, stratified_split
@@ -120,6 +121,10 @@ class TensorImages(LabelledImages):
             images = crop_and_flip(images, uniforms(3, AUGMENT, self.seed, epochs, rows), flip=self.flip)
         return images, rows
 
+    def picture(self, position: int) -> Image.Image:
+        """The picture at a position of the view, as RGB."""
+        return Image.fromarray(self.images[int(self.rows[position])].permute(1, 2, 0).numpy())
+
 
 class CIFARDataModule(ImageClassificationDataModule):
     """CIFAR-10 or CIFAR-100 (Krizhevsky, 2009), or scikit-learn's handwritten digits, which need no files.
@@ -144,6 +149,9 @@ class CIFARDataModule(ImageClassificationDataModule):
         download: let torchvision fetch missing files.
         num_test_images: size of a sample that takes the place of the test set; ``None`` is the whole set.
         test_choice: ``"random"`` draws the sample by ``seed``, ``"first"`` takes the first images.
+        per_class_batch: images of one class in a training batch, which then has ``batch_size / per_class_batch``
+            classes; ``None`` mixes all classes.
+        class_subset: numbers of the only classes to use, in every split; ``None`` is all of them.
 
     Raises:
         ValueError: an argument is out of range.
@@ -169,8 +177,12 @@ class CIFARDataModule(ImageClassificationDataModule):
         download: bool = False,
         num_test_images: int | None = None,
         test_choice: Literal["random", "first"] = "random",
+        per_class_batch: int | None = None,
+        class_subset: list[int] | None = None,
     ) -> None:
-        super().__init__(batch_size, num_workers, val_fraction, seed, num_test_images, test_choice)
+        super().__init__(
+            batch_size, num_workers, val_fraction, seed, num_test_images, test_choice, per_class_batch, class_subset
+        )
         if name not in CLASS_NAMES:
             raise ValueError(f"name must be one of {', '.join(CLASS_NAMES)}, got {name!r}")
         self.name: str = name
@@ -179,6 +191,7 @@ class CIFARDataModule(ImageClassificationDataModule):
         self.num_classes = len(self.class_names)
         self.mean, self.std = (list(values) for values in STATISTICS[name])
         self.input_size = [3, 32, 32]
+        self._check_class_subset()
 
     def prepare_data(self) -> None:
         """Look for the files, and fetch them if ``download`` says so.

@@ -3,19 +3,23 @@
 import copy
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal, Self, TypedDict
+from typing import Any, Literal, Self, TypedDict, TypeVar
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from datamodules.class_batches import ClassBatches, ClassBatchSampler
 from datamodules.draws import CALIBRATION, SPLIT, TEST, hash64, permutation
 from datamodules.samplers import EpochSampler, ResumableLoader, ShardSampler, refuse_replaced_samplers
+from lit_methods.functional.suggestions import shorten
 
 Batch = dict[str, Tensor]
+Images = TypeVar("Images", bound="LabelledImages")
 
 
 class LabelledImages(Dataset[Batch]):
@@ -41,6 +45,11 @@ class LabelledImages(Dataset[Batch]):
         other.rows, other.augment, other.replace = rows, augment, replace
         return other
 
+    @property
+    def targets(self) -> NDArray[np.int64]:
+        """Class of each position of this view."""
+        return self.labels[self.rows]
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -57,6 +66,10 @@ class LabelledImages(Dataset[Batch]):
     @abstractmethod
     def fetch(self, epochs: NDArray[np.int64], positions: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.int64]]:
         """Pictures (B, 3, H, W) uint8 at these positions of the view, and the rows of the source that they are."""
+
+    @abstractmethod
+    def picture(self, position: int) -> Image.Image:
+        """The picture at a position of the view as it is stored: RGB, not cropped, not augmented."""
 
 
 class EvaluationLoader(DataLoader):
@@ -86,8 +99,9 @@ class EvaluationLoader(DataLoader):
 
 
 class _LoaderOptions(TypedDict):
-    batch_size: int
+    batch_size: int | None
     num_workers: int
+    persistent_workers: bool
     pin_memory: bool
     collate_fn: Any
     generator: torch.Generator
@@ -108,9 +122,16 @@ class ImageClassificationDataModule(LightningDataModule):
             as an attack; ``None`` is the whole set. It keeps the order of the test set, and ``index`` its rows.
         test_choice: ``"random"`` draws the sample by ``seed``, and a smaller one is part of a larger one; ``"first"``
             takes the first images.
+        per_class_batch: with a number, a training batch has up to so many images of each of ``batch_size /
+            per_class_batch`` classes, see :class:`~datamodules.class_batches.ClassBatchSampler`; with several processes
+            it may be empty. ``None`` mixes all classes.
+        class_subset: numbers of the only classes to read images of, in every split. Class numbers, names and
+            ``index`` stay those of the whole set, and so do the validation split and the augmentation of each image.
+            ``None`` is all classes.
 
     Raises:
-        ValueError: one of these is out of range; from :meth:`setup`: the test set has fewer images.
+        ValueError: one of these is out of range; from :meth:`setup`: the test set has fewer images, or a split has none
+            of ``class_subset``.
     """
 
     num_classes: int
@@ -127,10 +148,14 @@ class ImageClassificationDataModule(LightningDataModule):
         seed: int,
         num_test_images: int | None = None,
         test_choice: Literal["random", "first"] = "random",
+        per_class_batch: int | None = None,
+        class_subset: list[int] | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if per_class_batch is not None:
+            _check_per_class_batch(per_class_batch, batch_size)
         if num_workers < 0:
             raise ValueError(f"num_workers must be 0 (load in the main process) or more, got {num_workers}")
         if not 0 <= val_fraction < 1:
@@ -143,6 +168,7 @@ class ImageClassificationDataModule(LightningDataModule):
             raise ValueError(f'test_choice must be "random" or "first", got {test_choice!r}')
         self.batch_size, self.num_workers, self.val_fraction, self.seed = batch_size, num_workers, val_fraction, seed
         self.num_test_images, self.test_choice = num_test_images, test_choice
+        self.per_class_batch, self.class_subset = per_class_batch, class_subset
         self._train: LabelledImages | None = None
         self._val: LabelledImages | None = None
         self._test: LabelledImages | None = None
@@ -154,27 +180,60 @@ class ImageClassificationDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Read what this stage needs: training and validation images, or the test images."""
         refuse_replaced_samplers(self.trainer)
+        self._check_class_subset()
         if stage in ("fit", "validate") and self._train is None:
             source = self.read_split(train=True)
-            kept, held = stratified_split(source.labels, self.val_fraction, self.seed)
+            kept, held = stratified_split(source.labels, self.val_fraction, self.seed)  # before classes are chosen
             if self.val_fraction and not len(held):
                 raise ValueError(
                     f"val_fraction={self.val_fraction} holds nothing out, since no class has two training images. "
                     "Set val_fraction=0 to train without validation."
                 )
-            self._train = source.view(kept, augment=True, replace=True)
-            self._val = source.view(held)
+            # In place of a broken picture the next one comes, perhaps of another class: not where classes are apart.
+            self._train = self._chosen(source.view(kept, augment=True, replace=self.per_class_batch is None))
+            self._val = self._chosen(source.view(held))
+            if not len(self._train):
+                self._refuse_empty("training")
         if stage in ("test", "predict") and self._test is None:
-            self._test = self._test_sample(self.read_split(train=False))
+            images = self._chosen(self.read_split(train=False))
+            if not len(images):
+                self._refuse_empty("test")
+            self._test = self._test_sample(images)
 
     def train_dataloader(self) -> ResumableLoader:
-        """Shuffled and augmented by (seed, epoch); resumes after any batch."""
-        images = self._ready(self._train, "fit")
-        loader = ResumableLoader(
-            images, sampler=EpochSampler(images, self.seed), persistent_workers=self.num_workers > 0, **self._options()
-        )
+        """Shuffled and augmented by (seed, epoch), with ``per_class_batch`` by class; resumes after any batch."""
+        images, options = self._ready(self._train, "fit"), self._options()
+        options["persistent_workers"] = self.num_workers > 0
+        if self.per_class_batch is None:
+            loader = ResumableLoader(images, sampler=EpochSampler(images, self.seed), **options)
+        else:
+            classes = self.batch_size // self.per_class_batch
+            sampler = ClassBatchSampler(images.targets, self.per_class_batch, classes, self.seed)
+            options["batch_size"] = None  # an item is a batch
+            loader = ResumableLoader(ClassBatches(images, sampler), sampler=sampler, **options)
         loader.trainer = self.trainer
         return loader
+
+    def class_counts(self) -> Tensor:
+        """How many training images of each class there are, without those held out for validation.
+
+        Returns:
+            ``(num_classes,)`` int64; 0 for classes outside ``class_subset``.
+
+        Raises:
+            RuntimeError: before ``setup("fit")``.
+        """
+        targets = torch.from_numpy(self._ready(self._train, "fit").targets)
+        return torch.bincount(targets, minlength=self.num_classes)
+
+    @property
+    def test_images(self) -> LabelledImages:
+        """The test set, or the sample of it: ``rows`` and ``targets`` of its positions, and ``picture(position)``.
+
+        Raises:
+            RuntimeError: before ``setup("test")``.
+        """
+        return self._ready(self._test, "test")
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         """The held-out part of the training set; no loader at all when ``val_fraction`` is 0."""
@@ -224,6 +283,30 @@ class ImageClassificationDataModule(LightningDataModule):
             raise ValueError(f"image must be (B, 3, H, W) RGB, got shape {tuple(image.shape)}; repeat grey three times")
         return batch | {"image": image.float() / 255 if image.dtype == torch.uint8 else image}
 
+    def _check_class_subset(self) -> None:
+        """Subclasses call this once they know ``num_classes``."""
+        chosen = self.class_subset
+        if chosen is None:
+            return
+        if not chosen:
+            raise ValueError("class_subset=[] leaves nothing; give class numbers, or null for all classes")
+        if wrong := [number for number in chosen if type(number) is not int or not 0 <= number < self.num_classes]:
+            raise ValueError(
+                f"class_subset must hold class numbers from 0 to {self.num_classes - 1}, got {shorten(wrong)}"
+            )
+        if repeated := sorted({number for number in chosen if chosen.count(number) > 1}):
+            raise ValueError(f"class_subset names some classes more than once: {shorten(repeated)}. Name each once.")
+
+    def _chosen(self, images: Images) -> Images:
+        """The part of a view that belongs to ``class_subset``."""
+        if self.class_subset is None:
+            return images
+        chosen = np.isin(images.targets, self.class_subset)
+        return images.view(images.rows[chosen], augment=images.augment, replace=images.replace)
+
+    def _refuse_empty(self, split: str) -> None:
+        raise ValueError(f"no {split} images of the classes class_subset={self.class_subset}; choose other classes")
+
     def _test_sample(self, images: LabelledImages) -> LabelledImages:
         if self.num_test_images is None:
             return images
@@ -242,10 +325,9 @@ class ImageClassificationDataModule(LightningDataModule):
     def _evaluation_loader(
         self, images: LabelledImages, in_step: bool = False, persistent: bool = False
     ) -> EvaluationLoader:
-        persistent = persistent and self.num_workers > 0
-        loader = EvaluationLoader(
-            images, sampler=ShardSampler(images), persistent_workers=persistent, **self._options()
-        )
+        options = self._options()
+        options["persistent_workers"] = persistent and self.num_workers > 0
+        loader = EvaluationLoader(images, sampler=ShardSampler(images), **options)
         loader.in_step = in_step
         return loader
 
@@ -253,6 +335,7 @@ class ImageClassificationDataModule(LightningDataModule):
         return {
             "batch_size": self.batch_size,
             "num_workers": self.num_workers,
+            "persistent_workers": False,
             "pin_memory": torch.cuda.is_available(),
             "collate_fn": _as_it_is,
             # a loader draws a number for its workers each time it is iterated: not from the global generator
@@ -290,6 +373,17 @@ def stratified_split(
     chosen = np.zeros(len(labels), bool)
     chosen[np.concatenate(held) if held else []] = True
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def _check_per_class_batch(per_class_batch: int, batch_size: int) -> None:
+    if per_class_batch < 1:
+        raise ValueError(f"per_class_batch must be at least 1, got {per_class_batch}; null mixes the classes")
+    if batch_size % per_class_batch:  # also where batch_size is smaller
+        cure = -(-batch_size // per_class_batch) * per_class_batch
+        raise ValueError(
+            f"batch_size must be a multiple of per_class_batch={per_class_batch}, got {batch_size}: a batch holds so "
+            f"many images of each of batch_size / per_class_batch classes. Set batch_size={cure}, for instance."
+        )
 
 
 def _as_it_is(batch: Batch) -> Batch:

@@ -1,105 +1,21 @@
 """ImageNet, or any pictures of your own in one folder per class."""
 
+import math
 import os
-import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
-from torch import Tensor
 
-from datamodules.classification import ImageClassificationDataModule, LabelledImages
-from datamodules.draws import AUGMENT, uniforms
-from datamodules.transforms import CROP_DRAWS, random_resized_crop, resize_and_center_crop, to_uint8
-from lit_methods.functional.pictures import BadImageError, list_images, read_rgb, resize_side
+from datamodules.classification import ImageClassificationDataModule
+from datamodules.image_files import ImageFiles, ImageFolders
+from lit_methods.functional.pictures import list_images, resize_side
 from lit_methods.functional.processes import gather_objects
 from lit_methods.functional.suggestions import shorten
 
 TRAIN_FOLDERS = ("train", "ILSVRC2012_img_train")
 TEST_FOLDERS = ("val", "ILSVRC2012_img_val")
-
-
-class ImageFolders(LabelledImages):
-    """Picture files in one folder per class, read when they are needed.
-
-    Args:
-        folder: holds the class folders.
-        classes: their names; the position is the class's number.
-        seed: decides the augmentation.
-        image_size: side of the square that comes out, in pixels.
-        resize_size: short side before the centre crop, in pixels.
-        skip: go on without a picture that cannot be read. In training the next readable one of the split takes its
-            place, so batches stay full and every rank and every resumed run agrees; in evaluation it is left out,
-            so nothing counts twice.
-
-    Raises:
-        ValueError: a class folder has no pictures.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        classes: list[str],
-        seed: int = 0,
-        image_size: int = 224,
-        resize_size: int = 256,
-        skip: bool = False,
-    ) -> None:
-        names = [list_images(folder / name) for name in classes]
-        if empty := [name for name, files in zip(classes, names, strict=True) if not files]:
-            raise ValueError(f"no pictures in these class folders of {folder}: {shorten(empty)}. Remove or fill them.")
-        super().__init__(np.repeat(np.arange(len(classes)), [len(files) for files in names]), seed)
-        self.folder, self.classes = folder, classes
-        # One array rather than a million strings: workers would copy those, page by page, as they count references.
-        self.names = np.array([os.fsencode(name) for files in names for name in files])
-        self.image_size, self.resize_size, self.skip = image_size, resize_size, skip
-        self.bad = torch.zeros(len(self.names), dtype=torch.bool)
-        if skip:
-            self.bad.share_memory_()  # workers mark here, the main process reads
-
-    def path(self, row: int) -> Path:
-        """The file of a row."""
-        return self.folder / self.classes[self.labels[row]] / os.fsdecode(self.names[row])
-
-    def bad_files(self) -> list[str]:
-        """Files that this process or its workers could not read so far."""
-        return [str(self.path(row)) for row in torch.nonzero(self.bad).flatten().tolist()]
-
-    def fetch(self, epochs: NDArray[np.int64], positions: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.int64]]:
-        """Pictures at these positions; with ``skip``, unreadable ones are replaced in training, else left out."""
-        images, rows = [], []
-        for epoch, position in zip(epochs.tolist(), positions.tolist(), strict=True):
-            for step in range(len(self.rows) if self.skip and self.replace else 1):
-                row = int(self.rows[(position + step) % len(self.rows)])
-                if (image := self._read(row)) is not None:
-                    images.append(self._transform(image, epoch, row))
-                    rows.append(row)
-                    break
-            else:
-                if self.replace:
-                    raise ValueError(f"not one readable picture among the {len(self.rows)} of {self.folder}")
-        size = (0, 3, self.image_size, self.image_size)
-        return torch.stack(images) if images else torch.empty(size, dtype=torch.uint8), np.array(rows, np.int64)
-
-    def _read(self, row: int) -> Image.Image | None:
-        try:
-            return read_rgb(self.path(row))
-        except BadImageError as error:
-            if not self.skip:
-                raise BadImageError(f'{error}. Remove the file, or set on_bad_image="skip".') from error
-            if not self.bad[row]:
-                self.bad[row] = True
-                warnings.warn(f"skipped: {error}", stacklevel=2)
-            return None
-
-    def _transform(self, image: Image.Image, epoch: int, row: int) -> Tensor:
-        if self.augment:
-            draws = uniforms(CROP_DRAWS + 1, AUGMENT, self.seed, epoch, row)[0]
-            return to_uint8(random_resized_crop(image, draws, self.image_size))
-        return to_uint8(resize_and_center_crop(image, self.resize_size, self.image_size))
 
 
 class ImageNetDataModule(ImageClassificationDataModule):
@@ -110,10 +26,11 @@ class ImageNetDataModule(ImageClassificationDataModule):
 
     Classes are the sorted names of the class folders, which for ImageNet is the usual order of the 1000 WordNet ids.
     ``val/`` is the test set; validation is a seeded, stratified part of ``train/``. Training images get torchvision's
-    random resized crop (area 0.08 to 1, shape 3/4 to 4/3) and flip, decided by (seed, epoch, index); the others are
-    resized and cropped in the middle. ``train/`` may be called ``ILSVRC2012_img_train`` and ``val/``
+    random resized crop (area ``crop_scale``, shape 3/4 to 4/3) and flip, decided by (seed, epoch, index); the others
+    are resized and cropped in the middle. ``train/`` may be called ``ILSVRC2012_img_train`` and ``val/``
     ``ILSVRC2012_img_val``; for testing alone ``val/`` is enough. A ``classes.tsv`` in ``root`` (number, folder,
-    name) gives readable class names.
+    name) gives readable class names. A subclass for another layout of folders overrides :meth:`find_classes`,
+    :meth:`find_class_names` and :meth:`list_files`.
 
     Grey, palette, RGBA, CMYK and 16-bit grey files become RGB; EXIF rotation is ignored, as in torchvision.
 
@@ -128,10 +45,17 @@ class ImageNetDataModule(ImageClassificationDataModule):
         resize_size: short side before the centre crop of evaluation, in pixels; ``None`` keeps the margin of 256 to 224
             (none up to 64 pixels), which is what ``predict`` does with own pictures.
         on_bad_image: ``raise`` stops at a file that cannot be read and names it. ``skip`` warns once per file, takes
-            the next one in training, leaves it out in evaluation, and counts (:attr:`bad_images`, :meth:`summary`).
+            the next one in training (with ``per_class_batch``: leaves it out), leaves it out in evaluation, and counts
+            (:attr:`bad_images`, :meth:`summary`).
         num_test_images: size of a sample that takes the place of the test set; ``None`` is the whole set.
         test_choice: ``"random"`` draws the sample by ``seed``, ``"first"`` takes the first images: of the first classes
             alone, as the files are sorted by class.
+        per_class_batch: images of one class in a training batch, which then has ``batch_size / per_class_batch``
+            classes; ``None`` mixes all classes.
+        class_subset: numbers of the only classes to use, in every split; other class folders may be empty. ``None`` is
+            all of them.
+        crop_scale: smallest and largest area of a training crop, as a fraction of the picture's. Above 1 no crop fits,
+            so that more pictures get the central one after ten tries.
 
     Raises:
         FileNotFoundError: ``root`` holds neither folder.
@@ -148,6 +72,9 @@ class ImageNetDataModule(ImageClassificationDataModule):
         (['tench', 'goldfish'], (2, 3, 64, 64), [0, 0])
     """
 
+    train_folders: tuple[str, ...] = TRAIN_FOLDERS  # the first of them that is there
+    test_folders: tuple[str, ...] = TEST_FOLDERS
+
     def __init__(
         self,
         root: str,
@@ -160,19 +87,24 @@ class ImageNetDataModule(ImageClassificationDataModule):
         on_bad_image: Literal["raise", "skip"] = "raise",
         num_test_images: int | None = None,
         test_choice: Literal["random", "first"] = "random",
+        per_class_batch: int | None = None,
+        class_subset: list[int] | None = None,
+        crop_scale: tuple[float, float] | list[float] = (0.08, 1.0),
     ) -> None:
-        super().__init__(batch_size, num_workers, val_fraction, seed, num_test_images, test_choice)
+        super().__init__(
+            batch_size, num_workers, val_fraction, seed, num_test_images, test_choice, per_class_batch, class_subset
+        )
         resize_size = resize_side(image_size) if resize_size is None else resize_size
         if not 1 <= image_size <= resize_size:
             raise ValueError(f"image_size must be between 1 and resize_size={resize_size}, got {image_size}")
         if on_bad_image not in ("raise", "skip"):
             raise ValueError(f'on_bad_image must be "raise" or "skip", got {on_bad_image!r}')
         self.root, self.on_bad_image = Path(root), on_bad_image
-        self.image_size, self.resize_size = image_size, resize_size
-        self.classes = self._find_classes()
-        readable = _readable_names(self.root / "classes.tsv")
-        self.class_names = [readable.get(name, name) for name in self.classes]
+        self.image_size, self.resize_size, self.crop_scale = image_size, resize_size, _checked_scale(crop_scale)
+        self.classes = self.find_classes()
+        self.class_names = self.find_class_names()
         self.num_classes = len(self.classes)
+        self._check_class_subset()
         self.mean, self.std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
         self.input_size = [3, image_size, image_size]
 
@@ -191,10 +123,10 @@ class ImageNetDataModule(ImageClassificationDataModule):
             found = gather_objects(torch.nonzero(split.bad).flatten())
             split.bad[torch.cat(found)] = True
 
-    def _splits(self) -> list[ImageFolders]:
-        return [split for split in (self._train, self._test) if isinstance(split, ImageFolders)]
+    def _splits(self) -> list[ImageFiles]:
+        return [split for split in (self._train, self._test) if isinstance(split, ImageFiles)]
 
-    def read_split(self, train: bool) -> ImageFolders:
+    def read_split(self, train: bool) -> ImageFiles:
         """List the files of the training or the test set, and read the first as a check.
 
         Raises:
@@ -203,23 +135,28 @@ class ImageNetDataModule(ImageClassificationDataModule):
         """
         folder = self._folder(train)
         if folder is None:
-            wanted = TRAIN_FOLDERS if train else TEST_FOLDERS
+            wanted = self.train_folders if train else self.test_folders
             use = "training and validation" if train else "testing and predicting"
             cure = "" if train else "; put some pictures of every class aside there"
             raise FileNotFoundError(
                 f"{use} needs {' or '.join(wanted)} with class folders in root={str(self.root)!r}{cure}"
             )
-        skip = self.on_bad_image == "skip"
-        images = ImageFolders(folder, self.classes, self.seed, self.image_size, self.resize_size, skip)
-        if not skip:
-            images[0]
+        images = self.list_files(folder, train)
+        if not images.skip and len(chosen := self._chosen(images)):
+            chosen[0]
         return images
 
-    def _folder(self, train: bool) -> Path | None:
-        folders = [self.root / name for name in (TRAIN_FOLDERS if train else TEST_FOLDERS)]
-        return next((folder for folder in folders if folder.is_dir()), None)
+    def list_files(self, folder: Path, train: bool) -> ImageFiles:
+        """The pictures of the folder of a split, with class numbers as in :attr:`classes`."""
+        return ImageFolders(folder, self.classes, chosen=self.class_subset, **self._view_options())
 
-    def _find_classes(self) -> list[str]:
+    def find_classes(self) -> list[str]:
+        """The classes in the order of their numbers, as folders are called.
+
+        Raises:
+            FileNotFoundError: there is neither a training nor a test folder.
+            ValueError: these have different classes, or none.
+        """
         train, test = self._folder(train=True), self._folder(train=False)
         if train is None and test is None:
             problem = "holds neither train nor val" if self.root.is_dir() else "does not exist"
@@ -234,6 +171,24 @@ class ImageNetDataModule(ImageClassificationDataModule):
             parts += [f"only in {test}: {shorten(only_test)}"] if only_test else []
             raise ValueError(f"training and test folders must have the same classes; {'; '.join(parts)}")
         return classes
+
+    def find_class_names(self) -> list[str]:
+        """The names of :attr:`classes` for people."""
+        readable = _readable_names(self.root / "classes.tsv")
+        return [readable.get(name, name) for name in self.classes]
+
+    def _folder(self, train: bool) -> Path | None:
+        folders = [self.root / name for name in (self.train_folders if train else self.test_folders)]
+        return next((folder for folder in folders if folder.is_dir()), None)
+
+    def _view_options(self) -> dict[str, Any]:
+        return {
+            "seed": self.seed,
+            "image_size": self.image_size,
+            "resize_size": self.resize_size,
+            "skip": self.on_bad_image == "skip",
+            "crop_scale": self.crop_scale,
+        }
 
 
 def _class_folders(folder: Path | None) -> list[str]:
@@ -258,3 +213,12 @@ def _readable_names(path: Path) -> dict[str, str]:
         if line:
             names[fields[1]] = fields[2]
     return names
+
+
+def _checked_scale(scale: Sequence[float]) -> tuple[float, float]:
+    numbers = [*scale] if isinstance(scale, (tuple, list)) else []
+    if len(numbers) != 2 or not 0 < numbers[0] <= numbers[1] < math.inf:
+        raise ValueError(
+            f"crop_scale must be two numbers with 0 < low <= high, got {scale!r}; [0.08, 1.0] is the usual choice"
+        )
+    return numbers[0], numbers[1]

@@ -6,7 +6,7 @@ stores how far it was.
 """
 
 from collections.abc import Iterator, Sized
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch.distributed as dist
@@ -18,8 +18,33 @@ from torch.utils.data import DataLoader, Sampler
 from datamodules.draws import ORDER, permutation
 from lit_methods.functional.processes import in_company
 
+Item = TypeVar("Item", covariant=True)
 
-class EpochSampler(Sampler[tuple[int, int]]):
+
+class ResumableSampler(Sampler[Item]):
+    """What :class:`ResumableLoader` wants of a sampler: an epoch, a place to start from, a share of the ranks.
+
+    Args:
+        seed: together with the epoch it decides the order.
+        num_replicas: number of ranks; ``None`` asks ``torch.distributed``.
+        rank: this rank; ``None`` asks ``torch.distributed``.
+
+    Raises:
+        ValueError: ``rank`` is not below ``num_replicas``.
+    """
+
+    def __init__(self, seed: int = 0, num_replicas: int | None = None, rank: int | None = None) -> None:
+        self.seed = seed
+        self.num_replicas, self.rank = _world(num_replicas, rank)
+        self.epoch = 0
+        self.start = 0  # items of this rank that the next iteration leaves out; ResumableLoader sets it
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this before each epoch."""
+        self.epoch = epoch
+
+
+class EpochSampler(ResumableSampler[tuple[int, int]]):
     """Shuffle the training set anew in every epoch and deal it out over the ranks.
 
     It yields ``(epoch, position)`` pairs: nobody tells the data set in a persistent worker which epoch it is, and
@@ -55,14 +80,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
     ) -> None:
         if len(dataset) == 0:
             raise ValueError("dataset is empty: there is nothing to train on")
-        self.dataset, self.seed, self.shuffle = dataset, seed, shuffle
-        self.num_replicas, self.rank = _world(num_replicas, rank)
-        self.epoch = 0
-        self.start = 0  # samples of this rank that the next iteration leaves out; ResumableLoader sets it
-
-    def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this before each epoch."""
-        self.epoch = epoch
+        super().__init__(seed, num_replicas, rank)
+        self.dataset, self.shuffle = dataset, shuffle
 
     def order(self) -> NDArray[np.int64]:
         """Positions of the current epoch in the order of training, over all ranks together."""
@@ -112,8 +131,9 @@ class ShardSampler(Sampler[int]):
 class ResumableLoader(DataLoader):
     """A training loader that Lightning can stop after any batch and resume, bit for bit.
 
-    It wants an :class:`EpochSampler`. Any other sampler, such as the sequential one that ``overfit_batches`` puts in
-    its place, starts the epoch again on resume.
+    It wants an :class:`EpochSampler`, or a sampler that makes whole batches, such as
+    :class:`~datamodules.class_batches.ClassBatchSampler`, beside ``batch_size=None``. Any other sampler, such as the
+    sequential one that ``overfit_batches`` puts in its place, starts the epoch again on resume.
     Its length stays that of the whole epoch, which is what Lightning counts its own progress against.
 
     The state is ``epoch`` and ``done``, the batches of it that were trained on. Without the epoch a bare count is
@@ -131,7 +151,7 @@ class ResumableLoader(DataLoader):
         # nothing below runs before the first batch is wanted. Batches are counted here, in the main process: what
         # workers fetched ahead was not trained on.
         epoch = done = 0
-        if isinstance(self.sampler, EpochSampler):
+        if isinstance(self.sampler, ResumableSampler):
             if self.trainer is not None and self.trainer.training:
                 # The same in nearly all runs. Under max_steps, lightning 2.6 sets an epoch too many in a run that is
                 # resumed from on_train_epoch_end, while current_epoch is right.
@@ -154,22 +174,27 @@ class ResumableLoader(DataLoader):
             # Lightning will ask for it again.
             progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
             done = min(done, progress.processed)
-        return {"epoch": epoch, "done": done, "batch_size": self.batch_size or 1, "replicas": self._replicas()}
+        return {"epoch": epoch, "done": done, **self._batches()}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Go on from :meth:`state_dict` at the next iteration, if that is over the same epoch."""
         self._resume = (state_dict["epoch"], state_dict["done"])
-        was = (state_dict["batch_size"], state_dict["replicas"])
-        now = (self.batch_size or 1, self._replicas())
+        was, now = {name: state_dict[name] for name in state_dict if name not in ("epoch", "done")}, self._batches()
         if was != now and 0 < state_dict["done"] < len(self):
             rank_zero_warn(
-                f"The checkpoint was written in the middle of an epoch with batch_size={was[0]} on {was[1]} "
-                f"process(es) and is resumed with batch_size={now[0]} on {now[1]}: the rest of this epoch is not "
-                "the same samples."
+                f"The checkpoint was written in the middle of an epoch with {_in_words(was)} and is resumed with "
+                f"{_in_words(now)}: the rest of this epoch is not the same samples."
             )
 
-    def _replicas(self) -> int:
-        return getattr(self.sampler, "num_replicas", 1)
+    def _batches(self) -> dict[str, int]:
+        """What has to be the same for a number of batches to mean the same samples."""
+        groups = getattr(self.sampler, "sizes", {})
+        return {"batch_size": self.batch_size or 1, "replicas": getattr(self.sampler, "num_replicas", 1)} | groups
+
+
+def _in_words(batches: dict[str, int]) -> str:
+    sizes = [f"{name}={size}" for name, size in batches.items() if name != "replicas"]
+    return f"{', '.join(sizes)} on {batches['replicas']} process(es)"
 
 
 def refuse_replaced_samplers(trainer: Trainer | None) -> None:

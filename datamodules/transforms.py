@@ -92,7 +92,8 @@ def random_resized_crop_box(
         width: of the picture, in pixels.
         height: of the picture, in pixels.
         draws: ``(CROP_DRAWS,)`` in [0, 1): area and shape of up to ten tries, then the corner.
-        scale: smallest and largest area, as a fraction of the picture's.
+        scale: smallest and largest area, as a fraction of the picture's. Above 1 no window fits, so that more tries
+            fail and more pictures get the central one.
         ratio: smallest and largest width over height.
 
     Returns:
@@ -119,13 +120,16 @@ def random_resized_crop_box(
     return left, top, left + w, top + h
 
 
-def random_resized_crop(image: Image.Image, draws: NDArray[np.float64], size: int = 224) -> Image.Image:
+def random_resized_crop(
+    image: Image.Image, draws: NDArray[np.float64], size: int = 224, scale: tuple[float, float] = (0.08, 1.0)
+) -> Image.Image:
     """Cut out a random window, bring it to a square and, with probability 1/2, mirror it.
 
     Args:
         image: RGB.
         draws: ``(CROP_DRAWS + 1,)`` in [0, 1): the window, then the flip.
         size: side of the square, in pixels.
+        scale: smallest and largest area of the window, as a fraction of the picture's.
 
     Returns:
         RGB, ``size`` x ``size``; bilinear with antialiasing.
@@ -134,7 +138,7 @@ def random_resized_crop(image: Image.Image, draws: NDArray[np.float64], size: in
         >>> random_resized_crop(Image.new("RGB", (50, 40)), np.full(CROP_DRAWS + 1, 0.5), size=32).size
         (32, 32)
     """
-    window = image.crop(random_resized_crop_box(*image.size, draws[:CROP_DRAWS]))
+    window = image.crop(random_resized_crop_box(*image.size, draws[:CROP_DRAWS], scale))
     window = window.resize((size, size), Image.Resampling.BILINEAR)
     return window.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if draws[CROP_DRAWS] < 0.5 else window
 

@@ -5,5 +5,6 @@ The same arguments write the same files.
 
 from datamodules.demo.cifar import write_cifar as write_cifar
 from datamodules.demo.imagenet import write_imagenet as write_imagenet
+from datamodules.demo.places365 import write_places365 as write_places365
 
-__all__ = ["write_cifar", "write_imagenet"]
+__all__ = ["write_cifar", "write_imagenet", "write_places365"]
