@@ -125,3 +125,15 @@ def prune_points() -> list[PrunePoint]:
         PrunePoint(conv, str(number), relu, channels)
         for number, ((conv, _, channels), relu) in enumerate(zip(rows, relus, strict=True), start=1)
     ]
+
+
+def gates() -> dict[str, tuple[str, ...]]:
+    """Where NAD gates it: the stem, the dense blocks and transitions, the last ReLU in the place of the last block.
+
+    NAD's paper has no such network. Maps lie side by side in a block's output, of many convolutions, so none is named.
+
+    Example:
+        >>> list(gates())
+        ['conv1', 'dense1', 'trans1', 'dense2', 'trans2', 'relu']
+    """
+    return dict.fromkeys(("conv1", "dense1", "trans1", "dense2", "trans2", "relu"), ())

@@ -172,3 +172,15 @@ def inner_blocks() -> list[Block]:
             )
         )
     return blocks
+
+
+def gates() -> dict[str, tuple[str, ...]]:
+    """Where NAD gates it: behind the stem and every stage, pooled where a pool follows.
+
+    NAD's paper has no such network. A stage's maps are those of four branches, so no convolution is named.
+
+    Example:
+        >>> list(gates())[:4]
+        ['relu', 'stages.a3', 'stages.maxpool1', 'stages.a4']
+    """
+    return dict.fromkeys(["relu", *(f"stages.{_POOLED.get(name, name)}" for name in _STAGES)], ())

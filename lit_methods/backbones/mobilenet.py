@@ -68,6 +68,18 @@ def mobilenet_v1(num_classes: int = 1000, width: float = 0.25, leaky: float = 0.
     return MobileNetV1(num_classes, width, leaky)
 
 
+def gates() -> dict[str, tuple[str, ...]]:
+    """Where NAD gates it: behind the first convolution and every block. NAD's paper has no such network.
+
+    Example:
+        >>> list(gates())[:2], list(gates())[-1]
+        (['stage1.0', 'stage1.1'], 'stage3.1')
+    """
+    sizes = [len(blocks) for blocks in _STAGES]
+    sizes[0] += 1  # the first convolution
+    return {f"stage{stage}.{i}": () for stage, size in enumerate(sizes, start=1) for i in range(size)}
+
+
 def _conv(source: int, channels: int, stride: int = 1, groups: int = 1, kernel: int = 3) -> list[nn.Module]:
     conv = nn.Conv2d(source, channels, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
     return [conv, nn.BatchNorm2d(channels)]

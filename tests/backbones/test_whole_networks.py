@@ -19,11 +19,25 @@ from lit_methods.backbones import (
 )
 from lit_methods.backbones.traced import channel_groups
 
-WHOLE = {"mobilenet_v1_x025": 470_072, "inception_v3": 27_161_264, "vgg16_bn": 138_365_992}  # as published
-WEIGHTS = {"inception_v3": "Inception_V3_Weights.IMAGENET1K_V1", "vgg16_bn": "VGG16_BN_Weights.IMAGENET1K_V1"}
+WHOLE = {  # parameters, as published
+    "mobilenet_v1_x025": 470_072,
+    "inception_v3": 27_161_264,
+    "vgg16": 138_357_544,
+    "vgg16_bn": 138_365_992,
+    "densenet121": 7_978_856,
+    "darts": 4_718_752 + 1_260_776,  # the second for the auxiliary head
+}
+WEIGHTS = {
+    "inception_v3": "Inception_V3_Weights.IMAGENET1K_V1",
+    "vgg16": "VGG16_Weights.IMAGENET1K_V1",
+    "vgg16_bn": "VGG16_BN_Weights.IMAGENET1K_V1",
+    "densenet121": "DenseNet121_Weights.IMAGENET1K_V1",
+}
 BUILT_BY_TORCHVISION = {
     "inception_v3": partial(models.inception_v3, aux_logits=True, init_weights=False),
+    "vgg16": models.vgg16,
     "vgg16_bn": models.vgg16_bn,
+    "densenet121": models.densenet121,
 }
 
 
@@ -94,6 +108,7 @@ def test_no_table_and_no_plan(arch):
         ("mobilenet_v1_x025", 64, 14),  # what each pointwise convolution and the first one write
         ("inception_v3", 75, 94),  # every convolution but the two of the auxiliary head
         pytest.param("vgg16_bn", 32, 13, marks=pytest.mark.slow),  # gigabytes in float64
+        pytest.param("densenet121", 64, 120, marks=pytest.mark.slow),
     ],
 )
 def test_as_an_object_it_is_traced(arch, side, groups):
