@@ -81,9 +81,9 @@ class ImageClassifier(Described, LightningModule):
         backbone: a key of ``lit_methods.backbones.BACKBONES`` such as ``"resnet56"``; in code also your own network,
             which takes (B, 3, H, W) and gives (B, num_classes).
         num_classes: number of classes.
-        plan: what pruning left of the network, as ``to_dict()`` of one of the three plans gives it: ``PrunePlan`` (kept
-            filters), ``WidthPlan`` (widths inside blocks), ``TracedPlan`` (kept channels of a network given as an
-            object); ``None`` is the full network.
+        plan: what pruning left of the network, as ``to_dict()`` of a plan gives it: ``PrunePlan`` (kept filters),
+            ``GatedPlan`` (the same, and channels that residual sums drop), ``WidthPlan`` (widths inside blocks),
+            ``TracedPlan`` (kept channels of a network given as an object); ``None`` is the full network.
         mean: per channel, for images in [0, 1]; ``None`` hands pixels on as they are.
         std: per channel; given together with ``mean``.
         input_size: (C, H, W) that the network is fed with; ``predict`` resizes to it.
@@ -142,6 +142,7 @@ class ImageClassifier(Described, LightningModule):
     ) -> None:
         super().__init__()
         self.keep_arguments()  # here once, for subclasses too
+        self.hparams.update(num_classes=num_classes, input_size=input_size)  # a subclass may have found them out
         _check(self.hparams)
         self._backbone = (backbone,)  # a tuple, so that a network in it is no submodule
         self.model = build_backbone(backbone, num_classes, plan)
@@ -233,7 +234,7 @@ class ImageClassifier(Described, LightningModule):
         """Update ``test/loss``, ``test/top1`` and ``test/top5``."""
         self._evaluate(self.test_metrics, batch)
 
-    def _evaluate(self, metrics: MetricCollection, batch: dict[str, Tensor]) -> None:
+    def _evaluate(self, metrics: MetricCollection, batch: dict[str, Tensor]) -> Tensor:
         logits, label = self(batch["image"]), batch["label"]
         for name, metric in metrics.items(keep_base=True):
             if not len(label):  # this process has no sample at all, and takes part in the sums all the same
@@ -245,6 +246,7 @@ class ImageClassifier(Described, LightningModule):
         for key, metric in metrics.items(copy_state=False):
             # the objects, not numbers: summed over batches and processes, then divided
             self.log(key, metric, prog_bar=key == "val/top1")
+        return logits
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[dict[str, Any]]:
         """Per image: ``labels``, ``scores`` and ``names`` of the up to five most likely classes, best first."""
@@ -281,13 +283,16 @@ class ImageClassifier(Described, LightningModule):
 
         H and W are dynamic as well where the network takes other sizes than its own, which is tried out.
         """
+        return {"classifier": self._graph_of(self.model)}
+
+    def _graph_of(self, network: nn.Module) -> ExportGraph:
+        """That of a network of the same inputs and outputs as ``self.model``."""
         published = BACKBONES[self.arch].input_size if self.arch is not None else (3, 32, 32)
         example = torch.zeros(2, *(self.hparams["input_size"] or published), device=self.device)
         axes = {0: torch.export.Dim("batch")}
         if (smallest := self._smallest_side(*example.shape[2:])) is not None:
             axes |= {2: torch.export.Dim("height", min=smallest), 3: torch.export.Dim("width", min=smallest)}
-        graph = _Logits(self.normalize, self.model)
-        return {"classifier": ExportGraph(graph, (example,), {"image": axes}, outputs=("logits",))}
+        return ExportGraph(_Logits(self.normalize, network), (example,), {"image": axes}, outputs=("logits",))
 
     def _smallest_side(self, height: int, width: int) -> int | None:
         """From which side on the network takes pictures of any size; ``None`` if its own is the only one."""

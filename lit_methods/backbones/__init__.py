@@ -8,6 +8,7 @@ from lit_methods.backbones.cutting import apply_masks, cut_network, prune_model
 from lit_methods.backbones.darts import darts_imagenet
 from lit_methods.backbones.densenet import densenet40_cifar
 from lit_methods.backbones.googlenet import googlenet_cifar
+from lit_methods.backbones.kept import GatedPlan
 from lit_methods.backbones.mobilenet import mobilenet_v1
 from lit_methods.backbones.plan import (
     BACKBONES,
@@ -61,6 +62,7 @@ __all__ = [
     "Backbone",
     "Block",
     "Chain",
+    "GatedPlan",
     "Plan",
     "PrunePlan",
     "PrunePoint",

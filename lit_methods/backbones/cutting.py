@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lit_methods.backbones.plan import (
+    GatedPlan,
     Ids,
     Plan,
     PrunePlan,
@@ -37,7 +38,8 @@ def apply_masks(model: nn.Module, plan: PrunePlan) -> None:
         plan: ids in the numbering of the full network.
 
     Raises:
-        ValueError: ``model`` is another network, or lacks channels that the plan keeps.
+        ValueError: ``model`` is another network, or lacks channels that the plan keeps; a ``GatedPlan``, whose closed
+            shortcuts no zeros in the weights can mask.
 
     Source:
         HRank, official code: masks on convolution and following batch norm.
@@ -48,6 +50,8 @@ def apply_masks(model: nn.Module, plan: PrunePlan) -> None:
         >>> model.layer1[0].conv1.weight.flatten(1).any(1).nonzero().flatten()
         tensor([0, 5])
     """
+    if isinstance(plan, GatedPlan):
+        raise ValueError("a plan with gates also closes shortcuts, which have no weights to zero; use prune_model")
     before = getattr(model, "kept_channels", {})
     after = planned_channels(plan)
     check_layers(model, after, plan.arch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from itertools import pairwise
 from typing import Any, ClassVar, Literal, Self
 
@@ -28,8 +28,8 @@ class PlainPlan:
         Raises:
             ValueError: keys are missing or unknown.
         """
-        needed = {field.name for field in fields(cls) if field.default is MISSING}
-        if not needed <= plan.keys() <= {field.name for field in fields(cls)}:
+        needed = {part.name for part in fields(cls) if part.default is MISSING}
+        if not needed <= plan.keys() <= {part.name for part in fields(cls)}:
             raise ValueError(f"{cls.form}; got {sorted(plan)}")
         return cls(**plan)
 
@@ -64,6 +64,39 @@ class PrunePlan(PlainPlan):
     def kept(self, conv: str) -> Ids:
         """The filters of a convolution that stay; ``None`` for all."""
         return self.keep.get(conv)
+
+
+@dataclass
+class GatedPlan(PrunePlan):
+    """The filters that stay, and the channels that stay open behind gates, for networks with a table.
+
+    Behind a gate a closed channel is gone whatever brings it: of a residual sum the shortcut too, which the filters
+    alone do not tell.
+
+    Args:
+        arch: a key of ``BACKBONES``.
+        keep: as in ``PrunePlan``.
+        residual: ``"live"``; a closed channel has no place in a stream of full width.
+        gates: module name -> rising ids of the channels that stay open behind it; all where there is no entry. The
+            names are those of ``Backbone.gates``.
+
+    Raises:
+        ValueError: ids that do not rise, are negative or missing altogether; another ``residual``.
+
+    Example:
+        >>> plan = GatedPlan("resnet20", {"layer1.0.conv2": [0, 5]}, gates={"layer1.0": [0, 5]})
+        >>> plan.to_dict()["gates"]
+        {'layer1.0': [0, 5]}
+    """
+
+    form = "a plan of gates has the keys 'arch', 'keep', 'gates' and, if wanted, 'residual'"
+    gates: dict[str, list[int]] = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.residual != "live":
+            raise ValueError(f"residual of a plan with gates must be 'live', got {self.residual!r}")
+        super().__post_init__()
+        self.gates = {point: checked_ids(point, ids) for point, ids in self.gates.items()}
 
 
 @dataclass

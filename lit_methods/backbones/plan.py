@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from lit_methods.backbones.kept import Ids, PrunePlan, TracedPlan
+from lit_methods.backbones.kept import GatedPlan, Ids, PrunePlan, TracedPlan
 from lit_methods.backbones.slicing import slice_network
 from lit_methods.backbones.widths import Block, MidChannels, WidthPlan
 from lit_methods.functional.suggestions import nearest
@@ -32,8 +32,8 @@ def read_plan(plan: Plan | dict[str, Any]) -> Plan:
     """
     if not isinstance(plan, dict):
         return plan
-    kind: type[Plan] = WidthPlan if "mid" in plan else TracedPlan if "layers" in plan else PrunePlan
-    return kind.from_dict(plan)
+    kinds: dict[str, type[Plan]] = {"mid": WidthPlan, "layers": TracedPlan, "gates": GatedPlan}
+    return next((kind for key, kind in kinds.items() if key in plan), PrunePlan).from_dict(plan)
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,9 @@ class Backbone:
         counted_thin: convolutions of which HRank's own FLOP counter leaves out the removed inputs too.
         inner_blocks: ``inner_blocks()`` -> the blocks that FilterSketch narrows from within, in forward order; ``None``
             where there are none.
+        gates: ``gates()`` -> module name -> the convolutions whose filters go with its channels, one by one, or an
+            empty tuple where its channels hang together in another way; in forward order. Where NAD puts its gates;
+            ``None`` where there are none.
     """
 
     build: Callable[..., nn.Module]
@@ -87,18 +90,26 @@ class Backbone:
     spare_rates: int = 0
     counted_thin: tuple[str, ...] = ()
     inner_blocks: Callable[[], list[Block]] | None = None
+    gates: Callable[[], dict[str, tuple[str, ...]]] | None = None
 
 
 BACKBONES: dict[str, Backbone] = {}
 
 
-def whole(arch: str, build: Callable[..., nn.Module], input_size: tuple[int, int, int]) -> Backbone:
+def whole(
+    arch: str,
+    build: Callable[..., nn.Module],
+    input_size: tuple[int, int, int],
+    *,
+    gates: Callable[[], dict[str, tuple[str, ...]]] | None = None,
+) -> Backbone:
     """The entry of a network without tables, which no plan can narrow.
 
     Args:
         arch: its key in ``BACKBONES``.
         build: ``build(num_classes)`` -> network.
         input_size: (C, H, W) of the images it was published with.
+        gates: its gate points, see ``Backbone``.
 
     Example:
         >>> whole("perceptron", lambda classes: nn.Linear(4, classes), (4, 1, 1)).build(num_classes=3)
@@ -110,7 +121,7 @@ def whole(arch: str, build: Callable[..., nn.Module], input_size: tuple[int, int
             raise ValueError(f"{arch} is always built whole, so it takes no plan. {_as_object(arch)}")
         return build(num_classes)
 
-    return Backbone(build_whole, input_size=input_size)
+    return Backbone(build_whole, input_size=input_size, gates=gates)
 
 
 def find_backbone(arch: object) -> Backbone:
@@ -149,7 +160,8 @@ def build_backbone(
     Args:
         arch: a key of ``BACKBONES``, or a network.
         num_classes: outputs of the last layer; without effect for a network.
-        plan: a ``PrunePlan``, ``WidthPlan`` or ``TracedPlan`` (for an object), or the ``to_dict()`` of one.
+        plan: a ``PrunePlan``, ``GatedPlan``, ``WidthPlan`` or ``TracedPlan`` (for an object), or the ``to_dict()`` of
+            one.
 
     Raises:
         ValueError: an unknown name; a plan for a module or for another network; ids or widths that do not exist.

@@ -34,7 +34,7 @@ class BasicBlock(nn.Module):
         self.conv2, stream = wiring.conv(f"{name}.conv2", stream, width, 3, bias=False)
         self.bn2 = wiring.norm(f"{name}.bn2", stream)
         self.downsample, shortcut = _shortcut(wiring, name, source, width, stride)
-        self.channels = wiring.stream(shortcut | stream)
+        self.channels = wiring.gate(name, wiring.stream(shortcut | stream))
         self.sum = ResidualSum(shortcut, stream, self.channels)
         self.relu2 = nn.ReLU(inplace=True)
 
@@ -64,7 +64,7 @@ class Bottleneck(nn.Module):
         self.conv3, stream = wiring.conv(f"{name}.conv3", stream, out, 1, bias=False)
         self.bn3 = wiring.norm(f"{name}.bn3", stream)
         self.downsample, shortcut = _shortcut(wiring, name, source, out, stride)
-        self.channels = wiring.stream(shortcut | stream)
+        self.channels = wiring.gate(name, wiring.stream(shortcut | stream))
         self.sum = ResidualSum(shortcut, stream, self.channels)
         self.relu3 = nn.ReLU(inplace=True)
 
@@ -118,7 +118,7 @@ class ResNet(nn.Module):
         wiring = Wiring(plan)
         self.conv1, stem = wiring.conv("conv1", Channels(3), 64, 7, stride=2, bias=False)
         self.bn1 = wiring.norm("bn1", stem)
-        stream = wiring.stream(stem)
+        stream = wiring.gate("maxpool", wiring.stream(stem))
         self.spread = Spread(stem, stream)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
@@ -230,11 +230,36 @@ def inner_blocks(arch: str) -> list[Block]:
     ]
 
 
+def gates(arch: str) -> dict[str, tuple[str, ...]]:
+    """Behind the stem's max-pool and behind each block.
+
+    The last convolution of a block and, where there is one, the projection go with the channels of the sum.
+
+    Args:
+        arch: ``"resnet18"``, ``"resnet34"`` or ``"resnet50"``.
+
+    Example:
+        >>> list(gates("resnet50").values())[:3]
+        [('conv1',), ('layer1.0.conv3', 'layer1.0.downsample.0'), ('layer1.1.conv3',)]
+    """
+    kind, _ = _NETWORKS[arch]
+    behind: dict[str, tuple[str, ...]] = {}
+    for conv, module, _ in _rows(arch):
+        block, _, inner = module.rpartition(".")
+        if inner == "maxpool" or inner == f"relu{kind.depth}":
+            behind[block or module] = (*behind.get(block, ()), conv)
+    return behind
+
+
 def entry(build: Callable[..., ResNet]) -> Backbone:
     """The entry of ``BACKBONES`` for one of the builders above."""
     arch = build.__name__
     return Backbone(
-        build, partial(prune_points, arch), input_size=(3, 224, 224), inner_blocks=partial(inner_blocks, arch)
+        build,
+        partial(prune_points, arch),
+        input_size=(3, 224, 224),
+        inner_blocks=partial(inner_blocks, arch),
+        gates=partial(gates, arch),
     )
 
 

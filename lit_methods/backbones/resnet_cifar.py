@@ -36,7 +36,7 @@ class BasicBlock(nn.Module):
         self.conv2, branch = wiring.conv(f"{name}.conv2", middle, width, 3, bias=False)
         self.bn2 = wiring.norm(f"{name}.bn2", branch)
         shortcut = source.shifted((width - source.full) // 2, width)
-        self.channels = wiring.stream(shortcut | branch)
+        self.channels = wiring.gate(name, wiring.stream(shortcut | branch))
         self.sum = ResidualSum(shortcut, branch, self.channels)
         self.relu2 = nn.ReLU(inplace=True)
 
@@ -73,7 +73,7 @@ class CifarResNet(nn.Module):
         wiring = Wiring(plan)
         self.conv1, stem = wiring.conv("conv1", Channels(3), 16, 3, bias=False)
         self.bn1 = wiring.norm("bn1", stem)
-        stream = wiring.stream(stem)
+        stream = wiring.gate("relu", wiring.stream(stem))
         self.spread = Spread(stem, stream)
         self.relu = nn.ReLU(inplace=True)
         for stage, width in enumerate(_WIDTHS, start=1):
@@ -158,9 +158,28 @@ def inner_blocks(blocks: int) -> list[Block]:
     return [(Chain((f"{name}.conv1", f"{name}.conv2"), (f"{name}.bn1",), (width,)),) for name, width in _blocks(blocks)]
 
 
+def gates(blocks: int) -> dict[str, tuple[str, ...]]:
+    """Behind the stem and behind each block, whose last convolution goes with the channels of the sum.
+
+    Args:
+        blocks: per stage.
+
+    Example:
+        >>> list(gates(3).items())[:2]
+        [('relu', ('conv1',)), ('layer1.0', ('layer1.0.conv2',))]
+    """
+    behind: dict[str, tuple[str, ...]] = {"relu": ("conv1",)}
+    return behind | {name: (f"{name}.conv2",) for name, _ in _blocks(blocks)}
+
+
 def entry(build: Callable[..., CifarResNet], blocks: int) -> Backbone:
     """The entry of ``BACKBONES`` for one of the builders above, with so many blocks per stage."""
-    return Backbone(build, partial(prune_points, blocks), inner_blocks=partial(inner_blocks, blocks))
+    return Backbone(
+        build,
+        partial(prune_points, blocks),
+        inner_blocks=partial(inner_blocks, blocks),
+        gates=partial(gates, blocks),
+    )
 
 
 def _blocks(blocks: int) -> Iterator[tuple[str, int]]:

@@ -35,6 +35,7 @@ class VGG16(nn.Module):
         stream = Channels(3)
         for i, width in enumerate(_WIDTHS, start=1):
             layers[f"conv{i}"], stream = wiring.conv(f"features.conv{i}", stream, width, 3)
+            stream = wiring.gate(_map(i), stream, droppable=False)
             layers[f"norm{i}"] = wiring.norm(f"features.norm{i}", stream)
             layers[f"relu{i}"] = nn.ReLU(inplace=True)
             if i in _POOLED:
@@ -79,6 +80,20 @@ def prune_points() -> list[PrunePoint]:
         PrunePoint(conv='features.conv2', number='2', module='features.pool2', channels=(0, 64))
     """
     return [
-        PrunePoint(f"features.conv{i}", str(i), f"features.{'pool' if i in _POOLED else 'relu'}{i}", (0, width))
-        for i, width in enumerate(_WIDTHS[:-1], start=1)
+        PrunePoint(f"features.conv{i}", str(i), _map(i), (0, width)) for i, width in enumerate(_WIDTHS[:-1], start=1)
     ]
+
+
+def gates() -> dict[str, tuple[str, ...]]:
+    """Behind each ReLU, or the max-pool where one follows; the 13th included.
+
+    Example:
+        >>> list(gates().items())[1]
+        ('features.pool2', ('features.conv2',))
+    """
+    return {_map(i): (f"features.conv{i}",) for i in range(1, len(_WIDTHS) + 1)}
+
+
+def _map(i: int) -> str:
+    """Where the map of the i-th convolution is taken."""
+    return f"features.{'pool' if i in _POOLED else 'relu'}{i}"

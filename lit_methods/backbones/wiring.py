@@ -57,6 +57,11 @@ class Channels:
         assert self.full == other.full, "channels of two streams"
         return Channels.of(self.full, sorted({*self.listed(), *other.listed()}))
 
+    def __and__(self, other: Channels) -> Channels:
+        """What both of two streams carry."""
+        assert self.full == other.full, "channels of two streams"
+        return Channels.of(self.full, sorted({*self.listed()}.intersection(other.listed())))
+
     def __add__(self, other: Channels) -> Channels:
         """What a concatenation carries."""
         ids = [*self.listed(), *(self.full + i for i in other.listed())]
@@ -80,7 +85,8 @@ class Wiring:
         plan: what pruning left, ``None`` for all.
 
     Raises:
-        ValueError: the plan's ids or widths do not exist; from ``finish``: it names convolutions that do not exist.
+        ValueError: the plan's ids or widths do not exist; from ``finish``: it names convolutions or gates that do not
+            exist.
 
     Example:
         >>> from lit_methods.backbones.kept import PrunePlan
@@ -94,9 +100,11 @@ class Wiring:
     def __init__(self, plan: Plan | None) -> None:
         self.keep: dict[str, list[int]] = getattr(plan, "keep", {})
         self.mid: dict[str, int] = getattr(plan, "mid", {})
+        self.gates: dict[str, list[int]] = getattr(plan, "gates", {})
         self.live = getattr(plan, "residual", "live") == "live"
         self.kept_channels: dict[str, tuple[Ids, Ids]] = {}
         self._convolutions: list[str] = []
+        self._gates: list[str] = []
 
     def conv(self, name: str, source: Channels, out: int, kernel: int, **options: Any) -> tuple[nn.Conv2d, Channels]:
         """The convolution ``name`` and the channels it puts out; padded to keep the size at stride 1.
@@ -138,8 +146,41 @@ class Wiring:
         """What a residual stream carries whose other channels are zero: these ("live") or all ("scatter")."""
         return channels if self.live else channels.whole()
 
+    def gate(self, name: str, channels: Channels, droppable: bool = True) -> Channels:
+        """The channels that are left behind a gate: all where the plan closes none.
+
+        Args:
+            name: of the module behind which the gate is.
+            channels: that arrive.
+            droppable: a ``Spread`` or ``ResidualSum`` puts out what is left; else the filters of closed channels must
+                be gone already.
+
+        Raises:
+            ValueError: ids that do not exist; nothing is left; channels that are closed, cannot be dropped and arrive.
+        """
+        self._gates.append(name)
+        if name not in self.gates:
+            return channels
+        ids = self.gates[name]
+        if ids[-1] >= channels.full:
+            raise ValueError(
+                f"plan opens channel {ids[-1]} behind {name!r}, which has {channels.full}; ids run from 0 to "
+                f"{channels.full - 1}"
+            )
+        left = channels & Channels.of(channels.full, ids)
+        if not len(left):
+            raise ValueError(f"plan opens only channels behind {name!r} whose filters are gone; keep one of them")
+        if left != channels and not droppable:
+            raise ValueError(f"plan closes channels behind {name!r} whose filters it keeps; keep the open ones alone")
+        return left
+
     def finish(self) -> dict[str, tuple[Ids, Ids]]:
         """``kept_channels``, after checking that the plan named nothing else."""
+        for name in self.gates:
+            if name not in self._gates:
+                raise ValueError(
+                    f"plan opens channels behind {name!r}, where the network has no gate{nearest(name, self._gates)}"
+                )
         for name in {**self.keep, **self.mid}:
             if name not in self._convolutions:
                 raise ValueError(
@@ -150,43 +191,61 @@ class Wiring:
 
 
 class Spread(nn.Module):
-    """Put channels at their places in a wider stream and leave zeros elsewhere; nothing to do costs nothing.
+    """Put channels at their places in another stream and leave zeros elsewhere; nothing to do costs nothing.
 
     Args:
         source: the channels of the input.
-        target: those of the output, all of the source's among them.
+        target: those of the output; what else the source has is dropped.
 
     Example:
         >>> Spread(Channels(4, (3,)), Channels(4, (0, 3)))(torch.ones(1, 1, 1, 1)).flatten()
         tensor([0., 1.])
+        >>> Spread(Channels(2), Channels(2, (1,)))(torch.tensor([5.0, 6.0]).view(1, 2, 1, 1)).flatten()
+        tensor([6.])
     """
 
+    taken: Tensor | None
     index: Tensor | None
 
     def __init__(self, source: Channels, target: Channels) -> None:
         super().__init__()
         place = {channel: i for i, channel in enumerate(target.listed())}
-        places = [place[channel] for channel in source.listed()]
-        first, self.width = places[0], len(target)
-        together = places == list(range(first, first + len(places)))
-        self.pad = (0, 0, 0, 0, first, self.width - first - len(places)) if together else None
+        taken = [i for i, channel in enumerate(source.listed()) if channel in place]
+        places = [place[channel] for channel in source.listed() if channel in place]
+        self.width, self.empty = len(target), not places
+        self.slice = (taken[0], len(taken)) if taken and _together(taken) and len(taken) < len(source) else None
+        self.register_buffer("taken", None if _together(taken) else torch.tensor(taken), persistent=False)
+        together = _together(places)
+        self.pad = (0, 0, 0, 0, places[0], self.width - places[0] - len(places)) if together and places else None
         self.register_buffer("index", None if together else torch.tensor(places), persistent=False)
+
+    def take(self, x: Tensor) -> Tensor:
+        """(N, source, H, W) to what the target has of it."""
+        if self.taken is not None:
+            return x.index_select(1, self.taken)
+        return x.narrow(1, *self.slice) if self.slice else x
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, source, H, W) to (N, target, H, W)."""
-        if self.index is not None:
-            wide = x.new_zeros(x.shape[0], self.width, x.shape[2], x.shape[3])
-            return wide.index_copy(1, self.index, x)
-        return F.pad(x, self.pad) if self.pad and any(self.pad) else x
+        if self.index is None and not self.empty:
+            x = self.take(x)
+            return F.pad(x, self.pad) if self.pad and any(self.pad) else x
+        wide = x.new_zeros(x.shape[0], self.width, x.shape[2], x.shape[3])
+        return wide if self.index is None else wide.index_copy(1, self.index, self.take(x))
+
+
+def _together(places: Sequence[int]) -> bool:
+    """Whether they are consecutive; so are none."""
+    return not places or list(places) == list(range(places[0], places[0] + len(places)))
 
 
 class ResidualSum(nn.Module):
-    """Add shortcut and branch channel by channel, each channel id to its equal, into a stream that holds them all.
+    """Add shortcut and branch channel by channel, each channel id to its equal.
 
     Args:
         shortcut: channels of the first input.
         branch: channels of the second one.
-        target: channels of the sum; both are among them.
+        target: channels of the sum; those of the inputs that are not among them are dropped.
 
     Example:
         >>> add = ResidualSum(Channels(3, (0, 1)), Channels(3, (1, 2)), Channels(3))
@@ -201,8 +260,11 @@ class ResidualSum(nn.Module):
 
     def forward(self, shortcut: Tensor, branch: Tensor) -> Tensor:
         """(N, shortcut, H, W) + (N, branch, H, W) to (N, target, H, W)."""
-        if self.spread_shortcut.index is not None:
-            return self.spread_branch(branch).index_add(1, self.spread_shortcut.index, shortcut)
-        if self.spread_branch.index is not None:
-            return self.spread_shortcut(shortcut).index_add(1, self.spread_branch.index, branch)
-        return self.spread_shortcut(shortcut) + self.spread_branch(branch)
+        first, second = self.spread_shortcut, self.spread_branch
+        if first.empty:
+            return second(branch)
+        if first.index is not None:
+            return second(branch).index_add(1, first.index, first.take(shortcut))
+        if second.index is not None:
+            return first(shortcut).index_add(1, second.index, second.take(branch))
+        return first(shortcut) + second(branch)
