@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from callbacks.hrank_pruning import HRankPruning as HRankPruning
     from callbacks.interruption import Interruption as Interruption
     from callbacks.learning_rate import LearningRateOnResume as LearningRateOnResume
+    from callbacks.mosaic_hit_rate import MosaicHitRate as MosaicHitRate
     from callbacks.nan_guard import NaNGuard as NaNGuard
     from callbacks.prediction_logger import PredictionLogger as PredictionLogger
     from callbacks.random_state import RandomState as RandomState
     from callbacks.report import RunReport as RunReport
+    from callbacks.sub_architecture_analysis import SubArchitectureAnalysis as SubArchitectureAnalysis
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, __file__, found="*.py")

@@ -4,7 +4,8 @@ Offers that a module may leave out:
 
 - ``summary() -> dict[str, float | str | list]``, also of callbacks and datamodules: log key to figure or text, for
   ``summary.json``, card and closing table of every command;
-- ``add_cli_arguments(parser, entry)``, a classmethod: options of its own, such as a class id for ``export``;
+- ``add_cli_arguments(parser, entry)``, a classmethod: options of its own, such as a class id; those of ``predict`` are
+  handed to ``prepare_inputs``, those of ``export`` to ``export_graphs``;
 - ``prepare_inputs(paths, **options) -> Iterable[batch]``: the user's files, and those options, as batches for
   ``predict_step``; without it they are pictures (``lit_methods.inference.prepare_inputs``).
 """

@@ -64,6 +64,7 @@ def export_module(
     tolerance: float = 1e-4,
     repeats: int = 20,
     metadata: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> list[ExportedFile]:
     """Write each graph of a module as ``NAME.onnx`` and ``NAME.pt2``, and compare the files with it.
 
@@ -79,9 +80,10 @@ def export_module(
         repeats: timed passes of each file.
         metadata: written into the files beside class, inputs and class names; ``onnx`` keeps it as model properties,
             ``torch`` as ``metadata.json`` among the extra files.
+        options: the method's own, for its ``export_graphs``.
 
     Raises:
-        ValueError: an unknown format, a missing package, or a module without graphs.
+        ValueError: an unknown format, a missing package, a module without graphs, or what the method says to options.
         ExportError: a graph cannot be exported, or a file differs from the module.
 
     Example:
@@ -101,7 +103,7 @@ def export_module(
     directory.parent.mkdir(parents=True, exist_ok=True)
     done: list[ExportedFile] = []
     with tempfile.TemporaryDirectory(prefix=".export-", dir=directory.parent) as scratch:
-        for name, graph in module.export_graphs().items():
+        for name, graph in module.export_graphs(**(options or {})).items():
             facts = {"graph": name, **_describe(module, graph), **(metadata or {})}
             done += _export_graph(Path(scratch), name, _on_cpu(graph), formats, facts, tolerance, repeats)
         directory.mkdir(exist_ok=True)

@@ -95,6 +95,14 @@ def imagenet_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_imagenet(tmp_path_factory.mktemp("imagenet"))
 
 
+@pytest.fixture(scope="session")
+def places365_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Places365 as it is distributed: 4 classes with 8 training and 3 test images each."""
+    from datamodules.demo import write_places365
+
+    return write_places365(tmp_path_factory.mktemp("places365"), layout="distributed")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _tiny_networks() -> None:
     from tests.tiny import register

@@ -41,6 +41,11 @@ FIGURES = [
     "hrank_pruning.rank_histograms_figure",
     "hrank_pruning.rank_stability_figure",
     "filter_sketch_pruning.sketch_errors_figure",
+    "sub_architecture_analysis.similarity_figure",
+    "sub_architecture_analysis.kept_ratio_figure",
+    "sub_architecture_analysis.paths_figure",
+    "sub_architecture_analysis.confusion_figure",
+    "mosaic_hit_rate.hit_rate_figure",
 ]
 
 
@@ -75,14 +80,15 @@ def warm_weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int
 
 
 @pytest.fixture
-def overrides(cifar10_root, imagenet_root, warm_weights) -> Callable[[str], list[str]]:
+def overrides(cifar10_root, imagenet_root, places365_root, warm_weights) -> Callable[[str], list[str]]:
     """What makes a recipe small enough for a test, without touching what it is about."""
 
     def make(recipe: str) -> list[str]:
         config = yaml.safe_load(RECIPES[recipe].read_text())
         words = [*ONE_PROCESS, *SMALL]
-        if "imagenet" in recipe:
-            words += ["--data.root", str(imagenet_root), "--data.image_size", "64", "--data.resize_size", "72"]
+        if "imagenet" in recipe or "places365" in recipe:
+            root = imagenet_root if "imagenet" in recipe else places365_root
+            words += ["--data.root", str(root), "--data.image_size", "64", "--data.resize_size", "72"]
             words += ["--data.val_fraction", "0.25"]
         elif "cifar10" in recipe:
             words += ["--data.root", str(cifar10_root)]

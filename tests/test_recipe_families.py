@@ -12,8 +12,8 @@ import yaml
 
 from tests.small_recipes import RECIPES
 
-OWN = {"description", "paper", "backbone", "rates", "image_size"}  # parts of keys
-VICTIM = "model.init_args.model"  # the network of an attack
+OWN = {"description", "paper", "backbone", "rates", "image_size", "beta"}  # parts of keys
+VICTIM = "model.init_args.model"  # the network of a method that trains none
 
 
 def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -32,7 +32,7 @@ def shared(recipe: str) -> dict[str, Any]:
 def families() -> dict[str, list[str]]:
     found = defaultdict(list)
     for name in RECIPES:
-        for data in ("cifar10", "imagenet"):
+        for data in ("cifar10", "imagenet", "places365"):
             if f"_{data}_" in name:
                 found[name.partition(f"_{data}_")[0] + f"_{data}"].append(name)
     return {name: members for name, members in found.items() if len(members) > 1}

@@ -13,7 +13,14 @@ from lit_methods.cli import card
 from lit_methods.exporting import ExportedFile, ExportError, export_module
 
 
-def export(module: LightningModule, formats: Sequence[str], recipe: str, checkpoint: str, run_dir: Path) -> int:
+def export(
+    module: LightningModule,
+    formats: Sequence[str],
+    recipe: str,
+    checkpoint: str,
+    run_dir: Path,
+    options: dict[str, Any] | None = None,
+) -> int:
     """Export a module into ``export/`` of a run's directory, which is the last line on stdout.
 
     Args:
@@ -22,6 +29,7 @@ def export(module: LightningModule, formats: Sequence[str], recipe: str, checkpo
         recipe: the recipe's name, for the files' metadata.
         checkpoint: where the module comes from, for ``export.json``.
         run_dir: the run's directory.
+        options: the method's own options, for its ``export_graphs``.
 
     Returns:
         The exit code: 1 where a graph cannot be exported, or a file differs from the module; then no file is written.
@@ -31,12 +39,13 @@ def export(module: LightningModule, formats: Sequence[str], recipe: str, checkpo
     """
     facts = {"recipe": recipe, "versions": ", ".join(card.versions())}
     try:
-        files = export_module(module, run_dir / "export", formats, metadata=facts)
+        files = export_module(module, run_dir / "export", formats, metadata=facts, options=options)
     except ExportError as ex:
         if os.environ.get("LIT_METHODS_DEBUG"):
             raise
         print(f"error: {ex}", file=sys.stderr)
         return 1
+    facts |= {name: value for name, value in (options or {}).items() if value is not None}
     report = {"checkpoint": checkpoint, **facts, "files": [_row(file) for file in files]}
     (run_dir / "export" / "export.json").write_text(json.dumps(report, indent=2) + "\n", "utf-8")
     print("\n".join(table(f"{recipe}, export", files)))

@@ -88,7 +88,8 @@ def _export(cli: RunCLI) -> int:
     from lit_methods.cli.export import export
 
     assert cli.directory.ckpt_path is not None  # RunCLI.build wants it
-    return export(cli.model, cli.config.formats, cli.recipe, cli.directory.ckpt_path, cli.directory.path)
+    place = cli.directory.ckpt_path, cli.directory.path
+    return export(cli.model, cli.config.formats, cli.recipe, *place, cli.module_options())
 
 
 _ENTRIES: dict[str, Callable[[RunCLI], int]] = {

@@ -1,0 +1,524 @@
+"""NAD: learn, for each class, which channels a frozen classifier needs for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch.trainer.states import RunningStage
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics import MeanMetric, Metric, MetricCollection
+
+from lit_methods.backbones import find_backbone
+from lit_methods.classification import ImageClassifier
+from lit_methods.contract import ExportGraph
+from lit_methods.functional.drawing import caption
+from lit_methods.functional.processes import gather_objects
+from lit_methods.functional.suggestions import shorten
+from lit_methods.inference import prepare_inputs
+from lit_methods.nad.evaluation import gated_hits
+from lit_methods.nad.functional import nad_loss
+from lit_methods.nad.gating import GatedModel, gate_points_of
+from lit_methods.nad.learning import Learned, set_gradients
+from lit_methods.nad.metrics import Selectivity
+from lit_methods.nad.network_training import make_sgd, sgd_step
+from lit_methods.nad.optimizer import NormalizedDescent
+from lit_methods.nad.pictures import focus_sheet
+from lit_methods.nad.structure import sub_network
+
+STEPS, SKIPPED, IMAGES = range(3)  # columns of NAD.progress
+
+
+class NAD(ImageClassifier):
+    """The sub-architecture that a trained classifier uses for each class (NAD, arXiv 2003.13268).
+
+    The network is frozen and stays in eval mode. A fit learns gates, one number per class and channel, on training
+    images: those of a class alone move its gates, whatever else is in the batch, so many classes learn at once and
+    each as it would alone. Batches that the datamodule's ``per_class_batch`` groups by class are the paper's; several
+    processes share the classes out and tell each other the gates that changed, so each can be saved and resumed.
+
+    Logs ``train/loss`` (while the network itself is trained, its own), ``train/ce``, ``train/mse`` (means over the
+    classes of a batch), ``train/kept_ratio`` (their open gates) and ``train/skipped`` (part of them of which the
+    network got no image right); ``val/own_top1`` (images by the hard-gated network of their own class),
+    ``val/other_top1`` (by those of other classes), ``val/selectivity`` (``own * (1 - other)``), ``val/false_own``
+    (images of other classes that a sub-architecture takes for its own), ``val/kept_ratio`` (open gates over all), the
+    figures of ``ImageClassifier`` for the network without gates, and the same for ``test``.
+
+    ``predict_step`` gives per image ``labels``, ``names`` and ``scores`` of the up to five most likely classes,
+    ``own_scores`` (what the sub-architecture of each of them gives it, NaN without one), ``class_id`` and
+    ``class_name`` of the sub-architecture whose activation maps are shown, and ``maps``, a picture (3, H, W) uint8:
+    for each gate point the image, dark outside of the focus. Inside a fit or a test it gives what ``ImageClassifier``
+    gives, for ``PredictionLogger``.
+
+    Args:
+        model: a trained network that takes (B, 3, H, W) and gives logits, or a key of ``BACKBONES``.
+        gate_points: names of modules behind whose outputs the gates sit; ``None``: those of ``gate_points_of(model)``.
+        class_ids: classes to learn; row r of the gates is ``class_ids[r]``. ``None``: all.
+        beta: weight of the gates; 0.02 is the paper's for ResNet-50 and DenseNet-121, the larger the fewer stay open.
+        lr: length of a step of each layer's gates.
+        threshold: above which a gate is open, in (0, 1).
+        input_size: (C, H, W) that the network is fed with; ``None``: the published one, for an object (3, 224, 224).
+        num_classes: outputs of the network; ``None``: as many as an object gives, 10 for a name.
+        mean: per channel, for images in [0, 1]; ``None`` hands pixels on as they are.
+        std: per channel; given together with ``mean``.
+        class_names: names of the classes, for people.
+        base_checkpoint: trained weights of the network, as in ``ImageClassifier``.
+        num_others: how many other classes' sub-architectures each image of an evaluation is shown to.
+        chunk_size: images in one pass at most, to bound memory; images of a class are not torn apart.
+        gate_seed: a class's first gates are drawn from N(0, 1) by this plus its number, in any company.
+        focus_rate: part of the pixels in the focus of ``predict``'s maps, in (0, 1].
+        classifier_epochs: in the first epochs train the network itself, for data without trained weights.
+        classifier_lr: of its SGD (momentum 0.9, weight decay 5e-4), which falls to zero by a cosine.
+
+    Raises:
+        ValueError: an argument is out of range; before a fit: a class without training images, training images of
+            other classes, another number of classes in the data than the network has, loss scaling (``16-mixed``).
+        FileNotFoundError: ``base_checkpoint`` does not exist.
+
+    Source:
+        official code: all but the evaluation, which it lacks. Ours: many classes at once; first gates by class (there
+        all masks depend on those of earlier classes); ``num_others``; ``classifier_epochs``. Epochs are the Trainer's:
+        the official code trains 21 and reads those of the 20th.
+
+    Example:
+        >>> module = NAD("resnet20", input_size=[3, 32, 32], class_ids=[3, 7])
+        >>> masks = module.export_masks()
+        >>> list(masks), masks[7]["layer3.2"].shape
+        ([3, 7], torch.Size([64]))
+    """
+
+    progress: Tensor
+    row_of: Tensor
+
+    def __init__(
+        self,
+        model: str | nn.Module = "resnet20",
+        gate_points: list[str] | None = None,
+        class_ids: list[int] | None = None,
+        beta: float = 0.02,
+        lr: float = 0.1,
+        threshold: float = 0.5,
+        input_size: list[int] | None = None,
+        num_classes: int | None = None,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+        class_names: list[str] | None = None,
+        base_checkpoint: str | None = None,
+        num_others: int = 3,
+        chunk_size: int = 256,
+        gate_seed: int = 233,
+        focus_rate: float = 0.05,
+        classifier_epochs: int = 0,
+        classifier_lr: float = 0.1,
+    ) -> None:
+        gate_points = _points_of(model, gate_points)
+        if input_size is None:
+            input_size = [3, 224, 224] if isinstance(model, nn.Module) else list(find_backbone(model).input_size)
+        if num_classes is None:
+            num_classes = _outputs(model, gate_points, input_size) if isinstance(model, nn.Module) else 10
+        super().__init__(
+            backbone=model,
+            num_classes=num_classes,
+            mean=mean,
+            std=std,
+            input_size=input_size,
+            class_names=class_names,
+            base_checkpoint=base_checkpoint,
+        )
+        self.hparams["gate_points"] = list(gate_points)
+        _check(self.hparams)
+        self.automatic_optimization = False
+        self.class_ids = list(range(num_classes)) if class_ids is None else [int(i) for i in class_ids]
+        self._gate()
+        for row, label in enumerate(self.class_ids):
+            generator = torch.Generator().manual_seed(gate_seed + label)
+            for logits in self.gate_logits:
+                logits.data[row] = torch.randn(logits.shape[1], generator=generator)
+        row_of = torch.full((num_classes,), -1)
+        row_of[self.class_ids] = torch.arange(len(self.class_ids))
+        self.register_buffer("row_of", row_of, persistent=False)
+        self.register_buffer("progress", torch.zeros(len(self.class_ids), 3, dtype=torch.int64))
+        gated: dict[str, Metric | MetricCollection] = {"selectivity": Selectivity()}
+        gated |= {name: MeanMetric() for name in ("own_top1", "other_top1", "false_own")}
+        self.val_gated = MetricCollection(gated, prefix="val/", compute_groups=False)
+        self.test_gated = self.val_gated.clone(prefix="test/")
+
+    def _gate(self) -> None:
+        """Put fresh gates at the network."""
+        with torch.random.fork_rng(devices=[]):  # what is drawn here is replaced
+            gated = GatedModel(
+                self.model,
+                self.hparams["gate_points"],
+                len(self.class_ids),
+                input_size=self.hparams["input_size"],
+                threshold=self.hparams["threshold"],
+            )
+        if gated.num_classes != self.hparams["num_classes"]:
+            raise ValueError(
+                f"num_classes={self.hparams['num_classes']}, but the network gives {gated.num_classes} logits"
+            )
+        self._gated = (gated,)  # a tuple, so that the network is no submodule twice
+        self.gate_logits = gated.gate_logits
+        self._freeze()
+
+    @property
+    def gated(self) -> GatedModel:
+        """The network with its gates; row r belongs to ``class_ids[r]``."""
+        return self._gated[0]
+
+    # -- the frozen network -------------------------------------------------------------------------------------------
+
+    @property
+    def trains_network(self) -> bool:
+        """Whether this is one of the epochs in which the network itself is trained."""
+        fitting = self._trainer is not None and self._trainer.state.stage == RunningStage.TRAINING
+        return fitting and self.current_epoch < self.hparams["classifier_epochs"]
+
+    def train(self, mode: bool = True) -> NAD:
+        """Train or eval mode of the module; the network stays in eval mode once it is frozen."""
+        super().train(mode)
+        if hasattr(self, "_gated"):
+            self._freeze()
+        return self
+
+    def _freeze(self) -> None:
+        trains = self.trains_network
+        if self.model.training != trains or any(p.requires_grad != trains for p in self.model.parameters()):
+            self.model.train(trains).requires_grad_(trains)
+
+    def setup(self, stage: str) -> None:
+        """Refuse data that do not fit the network or the classes."""
+        super().setup(stage)
+        data = getattr(self.trainer, "datamodule", None)
+        classes, mine = getattr(data, "num_classes", None), self.hparams["num_classes"]
+        if classes is not None and classes != mine:
+            raise ValueError(f"the network gives {mine} logits, the data has {classes} classes: they must be the same")
+        if stage == "fit":
+            self._check_fit(data)
+
+    def _check_fit(self, data: Any) -> None:
+        if str(self.trainer.precision) == "16-mixed":
+            raise ValueError("precision=16-mixed scales the loss, of which NAD's step knows nothing; take bf16-mixed")
+        if (counts := data.class_counts() if hasattr(data, "class_counts") else None) is None:
+            return
+        if empty := [self._named(label) for label in self.class_ids if not counts[label]]:
+            raise ValueError(f"class_ids: no training images of {shorten(empty)}; leave these classes out")
+        if odd := [label for label in counts.nonzero().flatten().tolist() if label not in self.class_ids]:
+            raise ValueError(
+                f"class_ids has {len(self.class_ids)} classes, but there are training images of "
+                f"{shorten([self._named(label) for label in odd])}, too; give data.class_subset={self.class_ids}"
+            )
+
+    def _named(self, label: int) -> str:
+        name = self.class_name(label)
+        return name if name == str(label) else f"{label} ({name})"
+
+    def on_train_start(self) -> None:
+        """Warn of random weights, of which nothing can be learnt."""
+        if not self.hparams["classifier_epochs"]:
+            self._warn_if_untrained()
+
+    # -- learning -----------------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> list[Optimizer]:  # type: ignore[override]
+        """The gates' step and, where the network is trained first, its SGD."""
+        optimizers: list[Optimizer] = [NormalizedDescent(self.gate_logits, lr=self.hparams["lr"])]
+        if self.hparams["classifier_epochs"]:
+            optimizers.append(make_sgd(self.model, self.hparams["classifier_lr"]))
+        return optimizers
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor | None:
+        """One step of the gates of the classes in the batch; in the first epochs perhaps one of the network."""
+        self._freeze()
+        found = self.optimizers()
+        gates, *others = found if isinstance(found, list) else [found]
+        if self.trains_network:
+            return self._train_network(batch, batch_idx, others[0])
+        rows, label = self._rows(batch["label"]), batch["label"]
+        fed, beta, chunk = self.as_fed(batch["image"]), self.hparams["beta"], self.hparams["chunk_size"]
+        learned = set_gradients(self.gated, fed, label, rows, beta, chunk, self.objective)
+        gates.step()
+        gates.zero_grad()
+        terms = {} if learned is None else self._note(learned)  # without any image, this process has no class left
+        self._share(rows.unique())
+        bar = self.trainer.progress_bar_callback is not None
+        for name, value in terms.items():
+            self.log(f"train/{name}", value, prog_bar=bar and name == "loss", batch_size=max(1, len(label)))
+        return terms.get("loss")
+
+    def objective(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """What the gates minimise; override it for one of your own. Arguments and result are those of ``nad_loss``."""
+        return nad_loss(*args, **kwargs)
+
+    def _rows(self, label: Tensor) -> Tensor:
+        """The row of the gates that each image belongs to."""
+        rows = self.row_of[label]
+        if (rows < 0).any():
+            odd = label[rows < 0].unique().tolist()
+            raise ValueError(
+                f"a training batch has images of {shorten([self._named(i) for i in odd])}, which class_ids leaves out; "
+                f"give data.class_subset={self.class_ids}"
+            )
+        return rows
+
+    def _note(self, learned: Learned) -> dict[str, Tensor]:
+        """Count what each class has seen; gives what is logged."""
+        self.progress[learned.row, STEPS] += learned.active.long()
+        self.progress[learned.row, SKIPPED] += (~learned.active).long()
+        self.progress[learned.row, IMAGES] += learned.images
+        open_gates = self.gated.open_gates()
+        kept = sum(m[learned.row].sum() for m in open_gates) / (len(learned.row) * sum(m.shape[1] for m in open_gates))
+        means = {name: getattr(learned, name)[learned.active] for name in ("loss", "ce", "mse")}
+        shown = {name: values.mean() for name, values in means.items() if len(values)}
+        return shown | {"skipped": (~learned.active).float().mean(), "kept_ratio": kept}
+
+    def _share(self, rows: Tensor) -> None:
+        """Tell the other processes which gates have changed, and take over theirs."""
+        if self.trainer.world_size == 1:
+            return
+        mine = (rows.tolist(), [m.detach()[rows].cpu() for m in self.gate_logits], self.progress[rows].cpu())
+        found = gather_objects(mine)
+        changed = [row for theirs, _, _ in found for row in theirs]
+        if len({*changed}) < len(changed):
+            twice = next(self.class_ids[row] for row in changed if changed.count(row) > 1)
+            raise ValueError(
+                f"two processes have images of class {self._named(twice)} in one step; share the classes out: "
+                "data.per_class_batch=16"
+            )
+        for rank, (theirs, gates, progress) in enumerate(found):
+            if theirs and rank != self.global_rank:
+                for logits, values in zip(self.gate_logits, gates, strict=True):
+                    logits.data[theirs] = values.to(logits)
+                self.progress[theirs] = progress.to(self.progress)
+
+    def _train_network(self, batch: dict[str, Tensor], batch_idx: int, optimizer: Any) -> Tensor | None:
+        steps = int(self.trainer.num_training_batches)
+        done = (self.current_epoch * steps + batch_idx) / (self.hparams["classifier_epochs"] * steps)
+        several = self.trainer.world_size > 1
+        reduce = partial(self.trainer.strategy.reduce, reduce_op="mean") if several else None
+        loss = self.loss(self(batch["image"]), batch) if len(batch["label"]) else None
+        sgd_step(self.model, optimizer, loss, done, reduce)
+        if loss is not None:
+            bar = self.trainer.progress_bar_callback is not None
+            self.log("train/loss", loss.detach(), prog_bar=bar, batch_size=len(batch["label"]))
+        return None if loss is None else loss.detach()
+
+    def on_train_epoch_end(self) -> None:
+        """Name, once and at the end, the classes of which the network got no image right."""
+        if self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch and self._is_last_epoch():
+            never = [i for i, row in zip(self.class_ids, self.progress.tolist(), strict=True) if not row[STEPS]]
+            if never:
+                rank_zero_warn(
+                    f"the network gets no training image right of {shorten([self._named(i) for i in never])}: "
+                    "the gates of these classes are as they were drawn"
+                )
+
+    def _is_last_epoch(self) -> bool:
+        return self.trainer.max_epochs is not None and self.current_epoch + 1 >= self.trainer.max_epochs
+
+    # -- evaluation ---------------------------------------------------------------------------------------------------
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:  # type: ignore[override]
+        """Update the figures; gives ``preds`` (of the network without gates) and ``own_hit`` for callbacks."""
+        return self._evaluate_all(self.val_metrics, self.val_gated, batch)
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:  # type: ignore[override]
+        """As ``validation_step``."""
+        return self._evaluate_all(self.test_metrics, self.test_gated, batch)
+
+    def _evaluate_all(
+        self, metrics: MetricCollection, gated: MetricCollection, batch: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        logits, label = self._evaluate(metrics, batch), batch["label"]
+        hits = gated_hits(self.gated, self.as_fed(batch["image"]), label, self.class_ids, self.hparams["num_others"])
+        found = {"own_top1": hits.own_hit[hits.own], "other_top1": hits.other_hit, "false_own": hits.false_own}
+        for name, hit in found.items():
+            if hit.numel():  # else nothing to count, and a mean of nothing is NaN
+                gated[name].update(hit.float().mean(), hit.numel())
+        for own in (True, False):
+            gated["selectivity"].update(found["own_top1" if own else "other_top1"], own=own)
+        for key, metric in gated.items(copy_state=False):
+            self.log(key, metric, on_step=False, on_epoch=True, batch_size=max(1, len(label)))
+        return {"preds": logits.argmax(1), "own_hit": hits.own_hit, "own": hits.own}
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val/kept_ratio``."""
+        self.log("val/kept_ratio", self.kept_ratio())
+
+    def on_test_epoch_end(self) -> None:
+        """Log ``test/kept_ratio``."""
+        self.log("test/kept_ratio", self.kept_ratio())
+
+    def kept_ratio(self) -> float:
+        """Open gates of all classes and layers over all."""
+        gates = self.gated.open_gates()
+        return float(sum(int(m.sum()) for m in gates) / sum(m.numel() for m in gates))
+
+    def export_masks(self) -> dict[int, dict[str, Tensor]]:
+        """The sub-architectures: class -> gate point -> (C,) bool on the CPU, open channels."""
+        gates = {name: m.cpu() for name, m in zip(self.gated.gate_points, self.gated.open_gates(), strict=True)}
+        return {label: {name: m[row] for name, m in gates.items()} for row, label in enumerate(self.class_ids)}
+
+    def row(self, class_id: int) -> int:
+        """The row of a class's gates.
+
+        Args:
+            class_id: one of ``class_ids``.
+
+        Raises:
+            ValueError: it is not among them.
+        """
+        if class_id not in self.class_ids:
+            raise ValueError(f"class_id={class_id} has no gates; there are those of {shorten(self.class_ids)}")
+        return self.class_ids.index(class_id)
+
+    def as_fed(self, image: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] as the network and ``gated`` take them."""
+        return self.normalize(image).contiguous(memory_format=torch.channels_last)
+
+    # -- the user's own pictures --------------------------------------------------------------------------------------
+
+    @classmethod
+    def add_cli_arguments(cls, parser: Any, entry: str) -> None:
+        """``--class_id`` of ``predict`` and ``export``."""
+        helps = {
+            "predict": "whose sub-architecture looks at the pictures; left out, that of the predicted class",
+            "export": "whose sub-architecture is exported; left out, the whole network",
+        }
+        if entry in helps:
+            parser.add_argument("--class_id", type=int | None, default=None, help=helps[entry])
+
+    def prepare_inputs(self, paths: Sequence[str | Path], class_id: int | None = None) -> Iterable[dict[str, Tensor]]:
+        """Pictures as batches for ``predict_step``.
+
+        Args:
+            paths: readable picture files.
+            class_id: whose sub-architecture looks at them.
+
+        Raises:
+            ValueError: the class has no gates, or a file cannot be read.
+        """
+        rows = None if class_id is None else self.row(class_id)
+        for batch in prepare_inputs(paths, self.hparams["input_size"], batch_size=16):
+            yield batch if rows is None else batch | {"row": torch.full((len(batch["image"]),), rows)}
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[dict[str, Any]]:
+        """What the network sees, what the sub-architectures of these classes say, and where one of them looks."""
+        answers = super().predict_step(batch, batch_idx)
+        if self._trainer is not None and self._trainer.state.stage not in (None, RunningStage.PREDICTING):
+            return answers
+        if not answers:
+            return []
+        x = self.as_fed(batch["image"])
+        for answer in answers:
+            answer["own_scores"] = [math.nan] * len(answer["labels"])
+        for rank in range(len(answers[0]["labels"])):
+            label = torch.tensor([answer["labels"][rank] for answer in answers], device=x.device)
+            rows = self.row_of[label]
+            scores = self.gated(x, task=rows.clamp(min=0), mode="hard").float().softmax(1)
+            own = scores.gather(1, label[:, None]).flatten().tolist()
+            for answer, row, score in zip(answers, rows.tolist(), own, strict=True):
+                answer["own_scores"][rank] = score if row >= 0 else math.nan
+        first = torch.tensor([self._best_known(answer["labels"]) for answer in answers], device=x.device)
+        rows = batch["row"].to(x.device) if "row" in batch else first
+        _, maps = self.gated(x, task=rows, mode="hard", return_activations=True)
+        for i, (answer, row) in enumerate(zip(answers, rows.tolist(), strict=True)):
+            answer["class_id"] = self.class_ids[row]
+            answer["class_name"] = self.class_name(self.class_ids[row])
+            layers = {name: act[i] for name, act in zip(self.gated.gate_points, maps, strict=True)}
+            answer["maps"] = focus_sheet(batch["image"][i], layers, self.hparams["focus_rate"])
+        return answers
+
+    def _best_known(self, labels: Sequence[int]) -> int:
+        """The row of the most likely class that has gates; else the first."""
+        return next((self.class_ids.index(label) for label in labels if label in self.class_ids), 0)
+
+    def draw(self, image: np.ndarray, prediction: dict[str, Any]) -> np.ndarray:
+        """Where the sub-architecture looks, gate by gate from input to output, with what the network sees.
+
+        Args:
+            image: (H, W, 3) uint8 RGB; shown as the network is fed with it.
+            prediction: one dict of ``predict_step``; without ``maps`` it is drawn as in ``ImageClassifier``.
+
+        Returns:
+            (H', W', 3) uint8 RGB.
+        """
+        if "maps" not in prediction:
+            return super().draw(image, prediction)
+        text = f"{prediction['names'][0]} {prediction['scores'][0]:.0%}; sub-architecture of {prediction['class_name']}"
+        return caption(prediction["maps"].permute(1, 2, 0).numpy(), text)
+
+    # -- out of Python ------------------------------------------------------------------------------------------------
+
+    def sub_network(self, class_id: int) -> nn.Module:
+        """The sub-architecture of a class as a network of its own, small where channels can be removed.
+
+        Args:
+            class_id: one of ``class_ids``.
+
+        Returns:
+            A new module, (N, C, H, W) as ``self.model`` takes them to logits (N, classes), equal to those of the
+            network with the class's hard gates.
+
+        Raises:
+            ValueError: the class has no gates, or no open one at some point.
+        """
+        masks = self.gated.masks(self.row(class_id))
+        return sub_network(self.model, masks, arch=self.arch, input_size=self.hparams["input_size"])
+
+    def export_graphs(self, class_id: int | None = None) -> dict[str, ExportGraph]:
+        """The graph ``classifier`` of the whole network, or of a class's sub-architecture, ``class_<id>``.
+
+        Args:
+            class_id: one of ``class_ids``.
+        """
+        if class_id is None:
+            return super().export_graphs()
+        return {f"class_{class_id}": self._graph_of(self.sub_network(class_id))}
+
+    # -- checkpoints --------------------------------------------------------------------------------------------------
+
+    def set_plan(self, plan: dict[str, Any] | None) -> None:
+        """As in ``ImageClassifier``; the new network gets fresh gates."""
+        super().set_plan(plan)
+        if hasattr(self, "_gated"):
+            self._gate()
+
+
+def _points_of(model: str | nn.Module, gate_points: list[str] | None) -> list[str]:
+    if gate_points is not None:
+        return gate_points
+    if isinstance(model, str):
+        return gate_points_of(model)
+    raise ValueError(
+        "gate_points: missing; a network given as an object needs the names of the modules behind which its gates sit, "
+        "such as GATE_POINTS['resnet50']"
+    )
+
+
+def _outputs(model: nn.Module, gate_points: Sequence[str], input_size: Sequence[int]) -> int:
+    with torch.random.fork_rng(devices=[]):
+        return GatedModel(model, gate_points, input_size=input_size).num_classes
+
+
+def _check(hparams: Any) -> None:
+    class_ids, classes = hparams["class_ids"], hparams["num_classes"]
+    if class_ids is not None:
+        if not class_ids or len({*class_ids}) < len(class_ids):
+            raise ValueError(f"class_ids={class_ids} must name classes, each once")
+        if not 0 <= min(class_ids) <= max(class_ids) < classes:
+            raise ValueError(f"class_ids={class_ids} must lie between 0 and {classes - 1}, the classes of the network")
+    if hparams["beta"] < 0:
+        raise ValueError(f"beta={hparams['beta']} must not be negative")
+    if not 0 < hparams["focus_rate"] <= 1:
+        raise ValueError(f"focus_rate={hparams['focus_rate']} must lie in (0, 1]")
+    for name, least in {"num_others": 1, "chunk_size": 1, "classifier_epochs": 0}.items():
+        if hparams[name] < least:
+            raise ValueError(f"{name}={hparams[name]} must be at least {least}")
