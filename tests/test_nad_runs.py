@@ -74,7 +74,8 @@ def test_a_run_leaves_figures_pictures_gates_and_tables(fitted):
         assert np.array_equal(gates["body.relu3"], state["gate_logits.2"].numpy())
     rows = read_rows(fitted / "tables" / "nad_classes.csv")
     assert [row["class"] for row in rows] == list("0123456789")
-    assert all(int(row["steps"]) + int(row["skipped"]) == 2 * STEPS for row in rows)
+    (steps,) = {int(row["steps"]) + int(row["skipped"]) for row in rows}
+    assert steps in (STEPS, 2 * STEPS)  # as many as the best epoch has seen
 
 
 def test_wandb_has_the_pictures(fitted):

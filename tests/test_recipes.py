@@ -22,7 +22,7 @@ from tests.small_recipes import EMBEDDED, ONE_PROCESS, RECIPES, monitored, witho
 SMALLEST = [r for r in RECIPES if r.endswith("cifar10_resnet56") and not r.startswith("classifier")]
 CHEAP = {*EMBEDDED, *SMALLEST}  # run by default; the others are marked slow
 PRUNING = ("hrank", "filter_sketch")  # how the names of recipes that prune begin
-DRAWN_ELSEWHERE = {"hrank_cifar10_resnet56", "filter_sketch_cifar10_resnet56"}  # as in the recipes on embedded data
+DRAWN_ELSEWHERE = {"hrank_cifar10_resnet56", "filter_sketch_cifar10_resnet56", "nad_cifar10_resnet56"}  # as in the recipes on embedded data
 TESTS_ALONE = [r for r in RECIPES if r.startswith("ppba_")]  # their networks are trained elsewhere
 
 
@@ -139,6 +139,16 @@ def test_the_embedded_attack_learns(tmp_path):
     summary = read_summary(tmp_path / "run")
     assert summary["test/success_rate"] >= 0.9
     assert summary["test/mean_queries"] < 0.9 * summary["test/mean_queries_fixed"]
+
+
+@pytest.mark.slow
+def test_the_embedded_sub_architectures_know_their_class(tmp_path):
+    """And no other one, with fewer channels."""
+    assert main("fit", ["nad", "--run_dir", str(tmp_path / "run"), "--trainer.accelerator", "cpu"]) == 0
+    summary = read_summary(tmp_path / "run")
+    assert summary["test/own_top1"] >= 0.9
+    assert summary["test/other_top1"] <= 0.4
+    assert summary["test/kept_ratio"] < 0.7
 
 
 def test_a_corrupt_picture_in_the_middle_is_one_line(imagenet_root, tmp_path, capsys):

@@ -227,14 +227,14 @@ class NAD(ImageClassifier):
 
     # -- learning -----------------------------------------------------------------------------------------------------
 
-    def configure_optimizers(self) -> list[Optimizer]:  # type: ignore[override]
+    def configure_optimizers(self) -> list[Optimizer]:
         """The gates' step and, where the network is trained first, its SGD."""
         optimizers: list[Optimizer] = [NormalizedDescent(self.gate_logits, lr=self.hparams["lr"])]
         if self.hparams["classifier_epochs"]:
             optimizers.append(make_sgd(self.model, self.hparams["classifier_lr"]))
         return optimizers
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor | None:
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor | None:  # type: ignore[override]
         """One step of the gates of the classes in the batch; in the first epochs perhaps one of the network."""
         self._freeze()
         found = self.optimizers()
