@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -124,7 +125,7 @@ def nad_loss(
     ce = _task_mean(F.cross_entropy(_wide(logits), targets, reduction="none"), place, number)
     mse = torch.stack(
         [
-            _task_mean((_wide(a) - _wide(b.detach())).square().flatten(1).mean(1), place, number, correct)
+            _task_mean(_ImageError.apply(_wide(a), _wide(b.detach())), place, number, correct)
             for a, b in zip(gated_acts, orig_acts, strict=True)
         ]
     )
@@ -168,6 +169,25 @@ def _check_loss(
 def _wide(x: Tensor) -> Tensor:
     """Never in half precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+class _ImageError(torch.autograd.Function):
+    """Mean squared difference of each image's activations, (N, C, ...) twice to (N,), in as few passes as there can be.
+
+    Autograd's own way takes half as long again on a CPU: it keeps squares, and tears channels-last maps apart.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        difference = a - b
+        ctx.save_for_backward(difference)
+        return torch.linalg.vector_norm(difference, dim=tuple(range(1, a.ndim))).square() / math.prod(a.shape[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (difference,) = ctx.saved_tensors
+        scale = 2 * grad / math.prod(difference.shape[1:])
+        return difference * scale.view(-1, *(1,) * (difference.ndim - 1)), None
 
 
 def _task_mean(values: Tensor, place: Tensor, number: int, chosen: Tensor | None = None) -> Tensor:
