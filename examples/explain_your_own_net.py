@@ -36,14 +36,14 @@ class LinearNAD(NAD):
 
 if __name__ == "__main__":
     seed_everything(0)
-    data = CIFARDataModule("digits", batch_size=160, per_class_batch=16)  # ten classes at once
+    data = CIFARDataModule("digits", batch_size=80, per_class_batch=8)  # ten classes at once
     module = LinearNAD(
         ThreeConvs(),
         gate_points=["2", "5", "8"],  # behind the ReLUs
         input_size=[3, 32, 32],
         mean=data.mean,
         std=data.std,
-        beta=0.1,
+        beta=0.7,
         classifier_epochs=15,
     )
     trainer = Trainer(
