@@ -40,7 +40,7 @@ class SubArchitectureAnalysis(Callback):
     - ``nad/similarity``: a heat map, similar classes side by side, and ``nad/similar``, each class's most similar ones;
     - ``nad/kept_ratio``: which part of the channels is open along the network, and ``nad/layers``;
     - ``nad/paths``: the sub-architectures of two classes from input to output, and what they share;
-    - ``nad/classes``: per class steps, images and open channels;
+    - ``nad/classes``, after every epoch: per class the steps done and left out, images seen and open channels;
     - ``gates.npz`` in the run's directory: gate point -> (K, C) float32 logits, and ``class_ids`` (K,).
 
     A test adds to ``nad/classes`` how many images were tested and how many the class's own sub-architecture got right,
@@ -102,7 +102,11 @@ class SubArchitectureAnalysis(Callback):
             _save_gates(trainer, pl_module, "gates/epoch00.npz")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the gates of this epoch."""
+        """Say how far each class is; keep the gates of this epoch."""
+        module: Any = pl_module
+        names = [module.class_name(label) for label in module.class_ids]
+        masks = [mask.cpu() for mask in module.gated.open_gates()]
+        RunReport.of(trainer).table(trainer, "nad/classes", *_classes(names, masks, module.progress, None))
         if self.history:
             _save_gates(trainer, pl_module, f"gates/epoch{trainer.current_epoch + 1:02}.npz")
 

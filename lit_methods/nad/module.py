@@ -79,7 +79,8 @@ class NAD(ImageClassifier):
 
     Raises:
         ValueError: an argument is out of range; before a fit: a class without training images, training images of
-            other classes, another number of classes in the data than the network has, loss scaling (``16-mixed``).
+            other classes, another number of classes in the data than the network has, ``16-mixed`` (which scales the
+            loss) or weights in half precision.
         FileNotFoundError: ``base_checkpoint`` does not exist.
 
     Source:
@@ -204,8 +205,11 @@ class NAD(ImageClassifier):
             self._check_fit(data)
 
     def _check_fit(self, data: Any) -> None:
-        if str(self.trainer.precision) == "16-mixed":
+        precision = str(self.trainer.precision)
+        if precision == "16-mixed":
             raise ValueError("precision=16-mixed scales the loss, of which NAD's step knows nothing; take bf16-mixed")
+        if precision in ("16-true", "bf16-true"):
+            raise ValueError(f"precision={precision} loses the small steps of the gates; take bf16-mixed")
         if (counts := data.class_counts() if hasattr(data, "class_counts") else None) is None:
             return
         if empty := [self._named(label) for label in self.class_ids if not counts[label]]:
@@ -310,18 +314,14 @@ class NAD(ImageClassifier):
             self.log("train/loss", loss.detach(), prog_bar=bar, batch_size=len(batch["label"]))
         return None if loss is None else loss.detach()
 
-    def on_train_epoch_end(self) -> None:
-        """Name, once and at the end, the classes of which the network got no image right."""
-        if self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch and self._is_last_epoch():
-            never = [i for i, row in zip(self.class_ids, self.progress.tolist(), strict=True) if not row[STEPS]]
-            if never:
-                rank_zero_warn(
-                    f"the network gets no training image right of {shorten([self._named(i) for i in never])}: "
-                    "the gates of these classes are as they were drawn"
-                )
-
-    def _is_last_epoch(self) -> bool:
-        return self.trainer.max_epochs is not None and self.current_epoch + 1 >= self.trainer.max_epochs
+    def on_train_end(self) -> None:
+        """Name the classes of which the network got no image right."""
+        counts = zip(self.class_ids, self.progress.tolist(), strict=True)
+        if never := [self._named(label) for label, row in counts if row[SKIPPED] and not row[STEPS]]:
+            rank_zero_warn(
+                f"the network gets no training image right of {shorten(never)}: the gates of these classes are as they "
+                "were drawn"
+            )
 
     # -- evaluation ---------------------------------------------------------------------------------------------------
 

@@ -224,9 +224,10 @@ def test_data_that_do_not_fit_are_refused_before_the_first_step(weights, make_tr
         fit(make_trainer, module, digits(**data))
 
 
-def test_a_scaled_loss_is_refused(weights, make_trainer, monkeypatch):
+@pytest.mark.parametrize("precision", ["16-mixed", "16-true", "bf16-true"])
+def test_a_scaled_loss_and_gates_in_half_precision_are_refused(weights, make_trainer, monkeypatch, precision):
     trainer = make_trainer(max_epochs=1, **FEW)
-    monkeypatch.setattr(trainer.precision_plugin, "precision", "16-mixed")  # which a CPU does not have
+    monkeypatch.setattr(trainer.precision_plugin, "precision", precision)  # a CPU does not have all of them
     with pytest.raises(ValueError, match="bf16-mixed"):
         trainer.fit(module_of(weights), datamodule=digits())
 
