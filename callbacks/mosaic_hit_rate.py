@@ -86,7 +86,9 @@ class MosaicHitRate(Callback):
         if int(self.rate * height * width) < 1:
             raise ValueError(f"rate={self.rate} is less than one of {height} x {width} pixels; make it larger")
         data: Any = getattr(trainer, "datamodule", None)
-        if stage == "test" and not hasattr(type(data), "test_images"):
+        if stage == "test" and not (
+            hasattr(type(data), "test_images") or "test_images" in getattr(data, "__dict__", {})
+        ):
             raise ValueError(
                 "MosaicHitRate needs test pictures: run the test with a data module that has test_images, such as "
                 "CIFARDataModule or ImageNetDataModule, or leave this callback out"

@@ -1,6 +1,7 @@
 """What data modules of labelled pictures have in common: splits, loaders and the way from uint8 to [0, 1]."""
 
 import copy
+import operator
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal, Self, TypedDict, TypeVar
@@ -285,17 +286,19 @@ class ImageClassificationDataModule(LightningDataModule):
 
     def _check_class_subset(self) -> None:
         """Subclasses call this once they know ``num_classes``."""
-        chosen = self.class_subset
-        if chosen is None:
+        if self.class_subset is None:
             return
+        chosen = [_plain_integer(number) for number in self.class_subset]
         if not chosen:
             raise ValueError("class_subset=[] leaves nothing; give class numbers, or null for all classes")
         if wrong := [number for number in chosen if type(number) is not int or not 0 <= number < self.num_classes]:
             raise ValueError(
-                f"class_subset must hold class numbers from 0 to {self.num_classes - 1}, got {shorten(wrong)}"
+                f"class_subset must hold class numbers from 0 to {self.num_classes - 1}, got "
+                f"{shorten(map(repr, wrong))}"
             )
         if repeated := sorted({number for number in chosen if chosen.count(number) > 1}):
             raise ValueError(f"class_subset names some classes more than once: {shorten(repeated)}. Name each once.")
+        self.class_subset = chosen
 
     def _chosen(self, images: Images) -> Images:
         """The part of a view that belongs to ``class_subset``."""
@@ -384,6 +387,16 @@ def _check_per_class_batch(per_class_batch: int, batch_size: int) -> None:
             f"batch_size must be a multiple of per_class_batch={per_class_batch}, got {batch_size}: a batch holds so "
             f"many images of each of batch_size / per_class_batch classes. Set batch_size={cure}, for instance."
         )
+
+
+def _plain_integer(number: Any) -> Any:
+    """An integer of NumPy or PyTorch as ``int``; what is no integer as it is, a bool among it."""
+    if isinstance(number, bool) or getattr(number, "dtype", None) in (np.dtype(bool), torch.bool):
+        return number
+    try:
+        return operator.index(number)
+    except TypeError:
+        return number
 
 
 def _as_it_is(batch: Batch) -> Batch:

@@ -29,7 +29,8 @@ class ImageNetDataModule(ImageClassificationDataModule):
     random resized crop (area ``crop_scale``, shape 3/4 to 4/3) and flip, decided by (seed, epoch, index); the others
     are resized and cropped in the middle. ``train/`` may be called ``ILSVRC2012_img_train`` and ``val/``
     ``ILSVRC2012_img_val``; for testing alone ``val/`` is enough. A ``classes.tsv`` in ``root`` (number, folder,
-    name) gives readable class names. A subclass for another layout of folders overrides :meth:`find_classes`,
+    name) gives readable class names, and without it a ``synset_words.txt`` (folder, then names with commas between
+    them, of which the first counts). A subclass for another layout of folders overrides :meth:`find_classes`,
     :meth:`find_class_names` and :meth:`list_files`.
 
     Grey, palette, RGBA, CMYK and 16-bit grey files become RGB; EXIF rotation is ignored, as in torchvision.
@@ -174,7 +175,8 @@ class ImageNetDataModule(ImageClassificationDataModule):
 
     def find_class_names(self) -> list[str]:
         """The names of :attr:`classes` for people."""
-        readable = _readable_names(self.root / "classes.tsv")
+        table = self.root / "classes.tsv"
+        readable = _readable_names(table) if table.is_file() else _synset_names(self.root / "synset_words.txt")
         return [readable.get(name, name) for name in self.classes]
 
     def _folder(self, train: bool) -> Path | None:
@@ -202,9 +204,7 @@ def _class_folders(folder: Path | None) -> list[str]:
 
 
 def _readable_names(path: Path) -> dict[str, str]:
-    """Read "number, folder, name" lines, separated by tabs; no file, no names."""
-    if not path.is_file():
-        return {}
+    """Read "number, folder, name" lines, separated by tabs."""
     names = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         fields = line.split("\t")
@@ -212,6 +212,22 @@ def _readable_names(path: Path) -> dict[str, str]:
             raise ValueError(f"{path}, line {number}: expected number, folder and name separated by tabs, got {line!r}")
         if line:
             names[fields[1]] = fields[2]
+    return names
+
+
+def _synset_names(path: Path) -> dict[str, str]:
+    """Read lines such as "n01440764 tench, Tinca tinca", of any folders; no file, no names."""
+    if not path.is_file():
+        return {}
+    names = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        folder, words = [*line.split(None, 1), ""][:2]
+        name = words.split(",")[0].strip()
+        if not name:
+            raise ValueError(f"{path}, line {number}: expected a folder and then names of its class, got {line!r}")
+        names[folder] = name
     return names
 
 

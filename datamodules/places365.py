@@ -264,10 +264,10 @@ def read_names(path: Path, classes: list[str]) -> list[str]:
     """
     names, words = [], []
     for line, text in _lines(path):
-        word, _, name = text.partition(" ")
-        if not name.strip():
+        word, *rest = text.split(None, 1)
+        if not rest:
             raise ValueError(f"{path}, line {line}: expected one word and then the name of a class, got {text!r}")
-        names.append(" ".join(name.split()))
+        names.append(" ".join(rest[0].split()))
         words.append(_key(re.sub(r"^/\w/", "", word)))
     if len(names) != len(classes):
         raise ValueError(f"{path} has {len(names)} names, and there are {len(classes)} classes; one line for each")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,8 @@ class Predictor:
         Args:
             path: a checkpoint of a run.
             module_class: its class; needed only for a class of your own, outside ``lit_methods``.
-            overrides: hyperparameters that beat the checkpoint's, such as ``backbone=net`` for a network given in code.
+            overrides: hyperparameters that beat the checkpoint's, such as ``backbone=net`` (``model=net`` for PPBA and
+                NAD) for a network given in code.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -78,10 +79,10 @@ class Predictor:
             ValueError: a picture cannot be read, or has another shape, type or range; a folder has no pictures.
         """
         pictures: Sequence[Any] = images if isinstance(images, list | tuple) else [images]
-        size = self.module.hparams.get("input_size")
+        size, view = self.module.hparams.get("input_size"), getattr(self.module, "view", fit_size)
         results: list[dict[str, Any]] = []
         for picture in chain.from_iterable(map(_unfolded, pictures)):  # one by one: pictures may differ in size
-            image = fit_size(as_image(picture), size)
+            image = view(as_image(picture), size)
             results += self.module.predict_step({"image": image[None].to(self.module.device)}, 0)
         return results
 
@@ -173,7 +174,10 @@ def fit_size(image: Tensor, size: Sequence[int] | None) -> Tensor:
 
 
 def prepare_inputs(
-    paths: Sequence[str | Path], input_size: Sequence[int] | None = None, batch_size: int = 1
+    paths: Sequence[str | Path],
+    input_size: Sequence[int] | None = None,
+    batch_size: int = 1,
+    view: Callable[[Tensor, Sequence[int] | None], Tensor] = fit_size,
 ) -> Iterator[dict[str, Tensor]]:
     """The user's picture files as batches for ``predict_step``.
 
@@ -181,6 +185,7 @@ def prepare_inputs(
         paths: readable picture files.
         input_size: (C, H, W) that the network wants; ``None`` hands pictures on at their own size, one by one.
         batch_size: pictures per batch; needs ``input_size``.
+        view: ``view(image, input_size)`` makes a picture what the network is fed with.
 
     Yields:
         ``{"image": (B, 3, H, W)}``, float32 in [0, 1], in the order of ``paths``.
@@ -190,4 +195,4 @@ def prepare_inputs(
     """
     step = batch_size if input_size else 1
     for start in range(0, len(paths), step):
-        yield {"image": torch.stack([fit_size(as_image(p), input_size) for p in paths[start : start + step]])}
+        yield {"image": torch.stack([view(as_image(p), input_size) for p in paths[start : start + step]])}

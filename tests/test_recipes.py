@@ -22,7 +22,11 @@ from tests.small_recipes import EMBEDDED, ONE_PROCESS, RECIPES, monitored, witho
 SMALLEST = [r for r in RECIPES if r.endswith("cifar10_resnet56") and not r.startswith("classifier")]
 CHEAP = {*EMBEDDED, *SMALLEST}  # run by default; the others are marked slow
 PRUNING = ("hrank", "filter_sketch")  # how the names of recipes that prune begin
-DRAWN_ELSEWHERE = {"hrank_cifar10_resnet56", "filter_sketch_cifar10_resnet56", "nad_cifar10_resnet56"}  # as in the recipes on embedded data
+DRAWN_ELSEWHERE = {
+    "hrank_cifar10_resnet56",
+    "filter_sketch_cifar10_resnet56",
+    "nad_cifar10_resnet56",
+}  # as in the recipes on embedded data
 TESTS_ALONE = [r for r in RECIPES if r.startswith("ppba_")]  # their networks are trained elsewhere
 
 

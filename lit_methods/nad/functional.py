@@ -156,7 +156,9 @@ def _check_loss(
     if len({*images}) > 1:
         raise ValueError(f"logits, targets, correct, activations and task must be of the same images, got {images}")
     if correct.dtype != torch.bool or any(x.ndim != 1 for x in (targets, correct, *([] if task is None else [task]))):
-        raise ValueError("targets and task must be (N,) int64, correct (N,) bool")
+        raise ValueError("targets and task must be (N,), correct (N,) bool")
+    if any(x.dtype != torch.int64 for x in (targets, *([] if task is None else [task]))):
+        raise ValueError("targets and task must be int64")
     for i, (m, a, b) in enumerate(zip(gate_logits, gated_acts, orig_acts, strict=True)):
         wanted = (a.shape[1],) if task is None else (len(gate_logits[0]), a.shape[1])
         if m.shape != wanted or a.shape != b.shape:
@@ -174,20 +176,22 @@ def _wide(x: Tensor) -> Tensor:
 class _ImageError(torch.autograd.Function):
     """Mean squared difference of each image's activations, (N, C, ...) twice to (N,), in as few passes as there can be.
 
-    Autograd's own way takes half as long again on a CPU: it keeps squares, and tears channels-last maps apart.
+    Autograd's own way takes longer on a CPU: it keeps squares, and tears channels-last maps apart.
     """
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        difference = a - b
-        ctx.save_for_backward(difference)
-        return torch.linalg.vector_norm(difference, dim=tuple(range(1, a.ndim))).square() / math.prod(a.shape[1:])
+    def forward(a: Tensor, b: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(a - b, dim=tuple(range(1, a.ndim))).square() / math.prod(a.shape[1:])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        (difference,) = ctx.saved_tensors
-        scale = 2 * grad / math.prod(difference.shape[1:])
-        return difference * scale.view(-1, *(1,) * (difference.ndim - 1)), None
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        a, b = ctx.saved_tensors
+        scale = 2 * grad / math.prod(a.shape[1:])
+        return (a - b) * scale.view(-1, *(1,) * (a.ndim - 1)), None
 
 
 def _task_mean(values: Tensor, place: Tensor, number: int, chosen: Tensor | None = None) -> Tensor:
@@ -229,7 +233,9 @@ def normalized_step_(params: Sequence[Tensor], grads: Sequence[Tensor | None], l
         if grad is not None and grad.shape != param.shape:
             raise ValueError(f"grads must have the shapes of params, got {tuple(grad.shape)} for {tuple(param.shape)}")
         if grad is not None:
-            param.sub_(lr * (grad / grad.norm(dim=-1, keepdim=True).clamp(min=eps)))
+            wide = _wide(grad)  # half precision has no eps
+            norm = wide.norm(dim=-1, keepdim=True)
+            param.sub_(torch.where(norm > 0, lr * (wide / norm.clamp(min=eps)), 0).to(param.dtype))
 
 
 def subarchitecture_similarity(masks: Sequence[Tensor], empty_value: float = 1.0, per_layer: bool = False) -> Tensor:
@@ -278,7 +284,7 @@ def most_similar(similarity: Tensor, number: int = 3) -> Tensor:
         number: how many, below K.
 
     Returns:
-        (K, number) int64, best first; among equals the lower class comes first, and NaN comes last.
+        (K, number) int64 rows, best first; among equals the lower row comes first, and NaN comes last.
 
     Raises:
         ValueError: another shape, or there are not so many other classes.

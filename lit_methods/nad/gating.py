@@ -15,7 +15,7 @@ from torchvision.ops import StochasticDepth
 from lit_methods.backbones import BACKBONES, find_backbone
 from lit_methods.backbones.darts import darts_imagenet as darts_imagenet
 from lit_methods.functional.modes import evaluating
-from lit_methods.functional.suggestions import nearest
+from lit_methods.functional.suggestions import first_line, nearest
 from lit_methods.nad.functional import channel_gate, open_channels
 
 GATE_POINTS: dict[str, list[str]] = {arch: list(entry.gates()) for arch, entry in BACKBONES.items() if entry.gates}
@@ -56,7 +56,7 @@ class GatedModel(nn.Module):
 
     Args:
         model: a classifier, (N, C, H, W) to (N, classes); shared, not copied.
-        gate_points: names of modules of it, in any order, each called once per pass and giving (N, C, ...).
+        gate_points: names of modules of it, in any order, each called once per pass; they give (N, C, H, W) or (N, C).
         num_tasks: rows of gates.
         input_size: (C, H, W) of an image, for one pass that finds the numbers of channels.
         threshold: of the hard gates, in (0, 1).
@@ -93,8 +93,10 @@ class GatedModel(nn.Module):
         threshold: float = 0.5,
     ) -> None:
         super().__init__()
-        if num_tasks < 1:
-            raise ValueError(f"num_tasks={num_tasks} must be at least 1")
+        if not isinstance(num_tasks, int) or num_tasks < 1:
+            raise ValueError(f"num_tasks={num_tasks} must be a whole number, at least 1")
+        if isinstance(input_size, int):
+            raise ValueError(f"input_size={input_size} must be the shape of an input, (C, H, W)")
         open_channels(torch.zeros(1), threshold)  # refuses what is out of range
         self.gate_points = _checked_points(model, gate_points)
         self.model, self.threshold = model, threshold
@@ -137,14 +139,17 @@ class GatedModel(nn.Module):
             return_activations: also give what went on behind each gate.
 
         Returns:
-            (N, classes), or that and L tensors (N, C_l, ...).
+            (N, classes), or that and L tensors (N, C_l, H, W) or (N, C_l).
         """
         gate = self._gates(x, task, mode)
         self._refuse_training()
         seen: dict[str, Tensor] = {}
 
         def pass_on(name: str, output: Tensor) -> Tensor:
-            seen[name] = output = gate(name, output)
+            output = gate(name, output)
+            if any(output is other for other in seen.values()):  # an identity hands on what stands behind another gate
+                output = output.clone()
+            seen[name] = output
             return output.clone() if name in self._copied else output
 
         with _hooked(self.model, self.gate_points, pass_on):
@@ -160,7 +165,8 @@ class GatedModel(nn.Module):
         if rows.shape not in ((), (len(x),)) or rows.dtype not in (torch.int64, torch.int32):
             found = f"{rows.dtype} {tuple(rows.shape)}"
             raise ValueError(f"task must be an int or ({len(x)},) int64, one per image, got {found}")
-        if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < self.num_tasks:
+        here = rows.device.type == "cpu"  # elsewhere the question would wait for the device
+        if here and rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < self.num_tasks:
             raise ValueError(f"task must be between 0 and {self.num_tasks - 1}, got {rows.min()} to {rows.max()}")
         logits = dict(zip(self.gate_points, self.gate_logits, strict=True))
         rows = rows.to(self.gate_logits[0].device)
@@ -188,7 +194,10 @@ class GatedModel(nn.Module):
             return output
 
         with evaluating(self.model), _hooked(self.model, self.gate_points, look):
-            logits = self.model(images)
+            try:
+                logits = self.model(images)
+            except RuntimeError as ex:
+                raise ValueError(f"model does not run at input_size={tuple(input_size)}: {first_line(ex)}") from ex
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             raise ValueError(f"model must give logits (N, classes) for images {tuple(images.shape)}")
         for name, calls in given.items():
@@ -206,19 +215,36 @@ def _checked_points(model: nn.Module, gate_points: Sequence[str]) -> list[str]:
     names = [] if isinstance(gate_points, str) else list(gate_points)
     if not names:
         raise ValueError(f"gate_points={gate_points!r} must be a list of module names, such as GATE_POINTS['resnet50']")
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
     for name in names:
         if name not in modules or not name:
             close = nearest(name, [known for known in modules if known])
             raise ValueError(f"gate_points: {name!r} is no module of this {type(model).__name__}{close}")
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"gate_points names {twice[0]!r} twice")
-    for name, part in modules.items():
-        if part._forward_hooks or part._forward_pre_hooks:  # no public way to ask
-            raise ValueError(
-                f"model has hooks of others at {name or 'the top'!r}, which may change what is measured: remove them"
-            )
+    refuse_hooks(model)
     return names
+
+
+def refuse_hooks(model: nn.Module) -> None:
+    """Stop where others have hooks in a network, which may change what is measured.
+
+    Args:
+        model: the network.
+
+    Raises:
+        ValueError: names the module.
+
+    Example:
+        >>> refuse_hooks(nn.Linear(2, 1))
+    """
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")  # no public way to ask
+    for name, part in model.named_modules():
+        if any(getattr(part, kind) for kind in kinds):
+            raise ValueError(
+                f"model has hooks of others at {name or 'the top'!r}, which may change what is measured: remove them; "
+                "those of old weight_norm and spectral_norm by torch.nn.utils.remove_weight_norm and its like"
+            )
 
 
 @contextmanager

@@ -5,6 +5,41 @@ from torch import Tensor
 from torchmetrics import Metric
 
 
+class Rate(Metric):
+    """Part of what was asked that is true, in [0, 1]; 0 where nothing was asked.
+
+    Example:
+        >>> metric = Rate()
+        >>> metric.update(torch.tensor([True, False]))
+        >>> float(metric.compute())
+        0.5
+    """
+
+    higher_is_better = None
+    is_differentiable = False
+    full_state_update = False
+    hits: Tensor
+    asked: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("hits", "asked"):
+            self.add_state(name, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, hit: Tensor) -> None:
+        """Count answers.
+
+        Args:
+            hit: bool of any shape.
+        """
+        self.hits += hit.sum()
+        self.asked += hit.numel()
+
+    def compute(self) -> Tensor:
+        """The rate."""
+        return self.hits / self.asked.clamp(min=1)
+
+
 class Selectivity(Metric):
     """How probable it is that an own image is recognised and another class's is not: ``own * (1 - other)``, in [0, 1].
 

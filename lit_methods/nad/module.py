@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics import Metric, MetricCollection
 
 from lit_methods.backbones import find_backbone
 from lit_methods.classification import ImageClassifier
@@ -23,14 +22,15 @@ from lit_methods.functional.drawing import caption
 from lit_methods.functional.processes import gather_objects
 from lit_methods.functional.suggestions import shorten
 from lit_methods.inference import prepare_inputs
-from lit_methods.nad.evaluation import gated_hits
+from lit_methods.nad.checks import check_arguments, check_counts, check_precision, checked_rows
+from lit_methods.nad.evaluation import gated_hits, own_scores
 from lit_methods.nad.functional import nad_loss
-from lit_methods.nad.gating import GatedModel, gate_points_of
+from lit_methods.nad.gating import GatedModel, gate_points_of, refuse_hooks
 from lit_methods.nad.learning import Learned, set_gradients
-from lit_methods.nad.metrics import Selectivity
+from lit_methods.nad.metrics import Rate, Selectivity
 from lit_methods.nad.network_training import make_sgd, sgd_step
 from lit_methods.nad.optimizer import NormalizedDescent
-from lit_methods.nad.pictures import focus_sheet
+from lit_methods.nad.pictures import focus_sheets, largest_crop
 from lit_methods.nad.structure import sub_network
 
 STEPS, SKIPPED, IMAGES = range(3)  # columns of NAD.progress
@@ -119,7 +119,10 @@ class NAD(ImageClassifier):
         classifier_epochs: int = 0,
         classifier_lr: float = 0.1,
     ) -> None:
+        if model is None:
+            raise ValueError("model: missing; the checkpoint is of a network given as an object: give model=network")
         gate_points = _points_of(model, gate_points)
+        class_ids = None if class_ids is None else [int(i) for i in class_ids]
         if input_size is None:
             input_size = [3, 224, 224] if isinstance(model, nn.Module) else list(find_backbone(model).input_size)
         if num_classes is None:
@@ -133,10 +136,13 @@ class NAD(ImageClassifier):
             class_names=class_names,
             base_checkpoint=base_checkpoint,
         )
-        self.hparams["gate_points"] = list(gate_points)
-        _check(self.hparams)
+        self.hparams.update(gate_points=list(gate_points), class_ids=class_ids)
+        check_arguments(self.hparams)
         self.automatic_optimization = False
-        self.class_ids = list(range(num_classes)) if class_ids is None else [int(i) for i in class_ids]
+        self.class_ids = list(range(num_classes)) if class_ids is None else class_ids
+        self._trained = {name for name, p in self.model.named_parameters() if p.requires_grad}  # not what is frozen
+        if classifier_epochs and not self._trained:
+            raise ValueError(f"classifier_epochs={classifier_epochs}: model is frozen already; call requires_grad_()")
         self._gate()
         for row, label in enumerate(self.class_ids):
             generator = torch.Generator().manual_seed(gate_seed + label)
@@ -147,7 +153,7 @@ class NAD(ImageClassifier):
         self.register_buffer("row_of", row_of, persistent=False)
         self.register_buffer("progress", torch.zeros(len(self.class_ids), 3, dtype=torch.int64))
         gated: dict[str, Metric | MetricCollection] = {"selectivity": Selectivity()}
-        gated |= {name: MeanMetric() for name in ("own_top1", "other_top1", "false_own")}
+        gated |= {name: Rate() for name in ("own_top1", "other_top1", "false_own")}
         self.val_gated = MetricCollection(gated, prefix="val/", compute_groups=False)
         self.test_gated = self.val_gated.clone(prefix="test/")
 
@@ -190,44 +196,40 @@ class NAD(ImageClassifier):
         return self
 
     def _freeze(self) -> None:
-        trains = self.trains_network
-        if self.model.training != trains or any(p.requires_grad != trains for p in self.model.parameters()):
-            self.model.train(trains).requires_grad_(trains)
+        if self.model.training != self.trains_network:
+            self.model.train(self.trains_network)
+        for name, param in self.model.named_parameters():
+            param.requires_grad_(self.trains_network and name in self._trained)
 
     def setup(self, stage: str) -> None:
         """Refuse data that do not fit the network or the classes."""
-        super().setup(stage)
         data = getattr(self.trainer, "datamodule", None)
         classes, mine = getattr(data, "num_classes", None), self.hparams["num_classes"]
         if classes is not None and classes != mine:
-            raise ValueError(f"the network gives {mine} logits, the data has {classes} classes: they must be the same")
-        if stage == "fit":
-            self._check_fit(data)
-
-    def _check_fit(self, data: Any) -> None:
-        precision = str(self.trainer.precision)
-        if precision == "16-mixed":
-            raise ValueError("precision=16-mixed scales the loss, of which NAD's step knows nothing; take bf16-mixed")
-        if precision in ("16-true", "bf16-true"):
-            raise ValueError(f"precision={precision} loses the small steps of the gates; take bf16-mixed")
-        if (counts := data.class_counts() if hasattr(data, "class_counts") else None) is None:
-            return
-        if empty := [self._named(label) for label in self.class_ids if not counts[label]]:
-            raise ValueError(f"class_ids: no training images of {shorten(empty)}; leave these classes out")
-        if odd := [label for label in counts.nonzero().flatten().tolist() if label not in self.class_ids]:
             raise ValueError(
-                f"class_ids has {len(self.class_ids)} classes, but there are training images of "
-                f"{shorten([self._named(label) for label in odd])}, too; give data.class_subset={self.class_ids}"
+                f"model gives {mine} logits, the data has {classes} classes; give a network for these classes "
+                "(num_classes, base_checkpoint), or the data that it was trained on, some of it by data.class_subset"
             )
+        super().setup(stage)
+        if stage == "fit":
+            refuse_hooks(self.model)
+            check_precision(str(self.trainer.precision))
+            if callable(count := getattr(data, "class_counts", None)):
+                check_counts(torch.as_tensor(count()), self.class_ids, self._named)
 
     def _named(self, label: int) -> str:
         name = self.class_name(label)
         return name if name == str(label) else f"{label} ({name})"
 
     def on_train_start(self) -> None:
-        """Warn of random weights, of which nothing can be learnt."""
-        if not self.hparams["classifier_epochs"]:
+        """Warn of random weights, of which nothing can be learnt, and of a run too short for the gates."""
+        first, last = self.hparams["classifier_epochs"], self.trainer.max_epochs
+        if not first:
             self._warn_if_untrained()
+        elif last is not None and 0 < last <= first and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            rank_zero_warn(
+                f"classifier_epochs={first} leaves none of max_epochs={last} for the gates: they stay as drawn"
+            )
 
     # -- learning -----------------------------------------------------------------------------------------------------
 
@@ -235,6 +237,8 @@ class NAD(ImageClassifier):
         """The gates' step and, where the network is trained first, its SGD."""
         optimizers: list[Optimizer] = [NormalizedDescent(self.gate_logits, lr=self.hparams["lr"])]
         if self.hparams["classifier_epochs"]:
+            for name, param in self.model.named_parameters():
+                param.requires_grad_(name in self._trained)
             optimizers.append(make_sgd(self.model, self.hparams["classifier_lr"]))
         return optimizers
 
@@ -245,7 +249,8 @@ class NAD(ImageClassifier):
         gates, *others = found if isinstance(found, list) else [found]
         if self.trains_network:
             return self._train_network(batch, batch_idx, others[0])
-        rows, label = self._rows(batch["label"]), batch["label"]
+        label = batch["label"]
+        rows = checked_rows(label, self.row_of, self.class_ids, self._named)
         fed, beta, chunk = self.as_fed(batch["image"]), self.hparams["beta"], self.hparams["chunk_size"]
         learned = set_gradients(self.gated, fed, label, rows, beta, chunk, self.objective)
         gates.step()
@@ -260,17 +265,6 @@ class NAD(ImageClassifier):
     def objective(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """What the gates minimise; override it for one of your own. Arguments and result are those of ``nad_loss``."""
         return nad_loss(*args, **kwargs)
-
-    def _rows(self, label: Tensor) -> Tensor:
-        """The row of the gates that each image belongs to."""
-        rows = self.row_of[label]
-        if (rows < 0).any():
-            odd = label[rows < 0].unique().tolist()
-            raise ValueError(
-                f"a training batch has images of {shorten([self._named(i) for i in odd])}, which class_ids leaves out; "
-                f"give data.class_subset={self.class_ids}"
-            )
-        return rows
 
     def _note(self, learned: Learned) -> dict[str, Tensor]:
         """Count what each class has seen; gives what is logged."""
@@ -294,7 +288,7 @@ class NAD(ImageClassifier):
             twice = next(self.class_ids[row] for row in changed if changed.count(row) > 1)
             raise ValueError(
                 f"two processes have images of class {self._named(twice)} in one step; share the classes out: "
-                "data.per_class_batch=16"
+                "data.per_class_batch=16, or a sampler of your own that gives each class to one process"
             )
         for rank, (theirs, gates, progress) in enumerate(found):
             if theirs and rank != self.global_rank:
@@ -315,9 +309,11 @@ class NAD(ImageClassifier):
         return None if loss is None else loss.detach()
 
     def on_train_end(self) -> None:
-        """Name the classes of which the network got no image right."""
-        counts = zip(self.class_ids, self.progress.tolist(), strict=True)
-        if never := [self._named(label) for label, row in counts if row[SKIPPED] and not row[STEPS]]:
+        """Name the classes of which no image came by, or the network got none right."""
+        counts = list(zip(map(self._named, self.class_ids), self.progress.tolist(), strict=True))
+        if self.progress.any() and (unseen := [name for name, row in counts if not row[IMAGES]]):
+            rank_zero_warn(f"no training image of {shorten(unseen)} came by: the gates of these classes are as drawn")
+        if never := [name for name, row in counts if row[SKIPPED] and not row[STEPS]]:
             rank_zero_warn(
                 f"the network gets no training image right of {shorten(never)}: the gates of these classes are as they "
                 "were drawn"
@@ -338,12 +334,11 @@ class NAD(ImageClassifier):
     ) -> dict[str, Tensor]:
         logits, label = self._evaluate(metrics, batch), batch["label"]
         hits = gated_hits(self.gated, self.as_fed(batch["image"]), label, self.class_ids, self.hparams["num_others"])
-        found = {"own_top1": hits.own_hit[hits.own], "other_top1": hits.other_hit, "false_own": hits.false_own}
-        for name, hit in found.items():
-            if hit.numel():  # else nothing to count, and a mean of nothing is NaN
-                gated[name].update(hit.float().mean(), hit.numel())
-        for own in (True, False):
-            gated["selectivity"].update(found["own_top1" if own else "other_top1"], own=own)
+        own, other = hits.own_hit[hits.own], hits.other_hit[hits.asked]
+        for name, hit in {"own_top1": own, "other_top1": other, "false_own": hits.false_own[hits.asked]}.items():
+            gated[name].update(hit)
+        gated["selectivity"].update(own, own=True)
+        gated["selectivity"].update(other, own=False)
         for key, metric in gated.items(copy_state=False):
             self.log(key, metric, on_step=False, on_epoch=True, batch_size=max(1, len(label)))
         return {"preds": logits.argmax(1), "own_hit": hits.own_hit, "own": hits.own}
@@ -395,6 +390,8 @@ class NAD(ImageClassifier):
         if entry in helps:
             parser.add_argument("--class_id", type=int | None, default=None, help=helps[entry])
 
+    view = staticmethod(largest_crop)  # of the user's pictures: all of it that the maps can show
+
     def prepare_inputs(self, paths: Sequence[str | Path], class_id: int | None = None) -> Iterable[dict[str, Tensor]]:
         """Pictures as batches for ``predict_step``.
 
@@ -405,9 +402,9 @@ class NAD(ImageClassifier):
         Raises:
             ValueError: the class has no gates, or a file cannot be read.
         """
-        rows = None if class_id is None else self.row(class_id)
-        for batch in prepare_inputs(paths, self.hparams["input_size"], batch_size=16):
-            yield batch if rows is None else batch | {"row": torch.full((len(batch["image"]),), rows)}
+        row = None if class_id is None else self.row(class_id)
+        for batch in prepare_inputs(paths, self.hparams["input_size"], batch_size=16, view=self.view):
+            yield batch if row is None else batch | {"row": torch.full((len(batch["image"]),), row)}
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[dict[str, Any]]:
         """What the network sees, what the sub-architectures of these classes say, and where one of them looks."""
@@ -417,23 +414,14 @@ class NAD(ImageClassifier):
         if not answers:
             return []
         x = self.as_fed(batch["image"])
-        for answer in answers:
-            answer["own_scores"] = [math.nan] * len(answer["labels"])
-        for rank in range(len(answers[0]["labels"])):
-            label = torch.tensor([answer["labels"][rank] for answer in answers], device=x.device)
-            rows = self.row_of[label]
-            scores = self.gated(x, task=rows.clamp(min=0), mode="hard").float().softmax(1)
-            own = scores.gather(1, label[:, None]).flatten().tolist()
-            for answer, row, score in zip(answers, rows.tolist(), own, strict=True):
-                answer["own_scores"][rank] = score if row >= 0 else math.nan
-        first = torch.tensor([self._best_known(answer["labels"]) for answer in answers], device=x.device)
-        rows = batch["row"].to(x.device) if "row" in batch else first
-        _, maps = self.gated(x, task=rows, mode="hard", return_activations=True)
-        for i, (answer, row) in enumerate(zip(answers, rows.tolist(), strict=True)):
-            answer["class_id"] = self.class_ids[row]
-            answer["class_name"] = self.class_name(self.class_ids[row])
-            layers = {name: act[i] for name, act in zip(self.gated.gate_points, maps, strict=True)}
-            answer["maps"] = focus_sheet(batch["image"][i], layers, self.hparams["focus_rate"])
+        labels = torch.tensor([answer["labels"] for answer in answers], device=x.device)
+        own = own_scores(self.gated, x, labels, self.row_of).tolist()
+        first = torch.tensor([self._best_known(answer["labels"]) for answer in answers])
+        rows = batch.get("row", first).to(x.device)
+        sheets = focus_sheets(self.gated, x, batch["image"], rows, self.hparams["focus_rate"])
+        for answer, scores, row, sheet in zip(answers, own, rows.tolist(), sheets, strict=True):
+            label = self.class_ids[row]
+            answer |= {"own_scores": scores, "class_id": label, "class_name": self.class_name(label), "maps": sheet}
         return answers
 
     def _best_known(self, labels: Sequence[int]) -> int:
@@ -485,6 +473,23 @@ class NAD(ImageClassifier):
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As in ``ImageClassifier``; a network given as an object is named as missing."""
+        super().on_save_checkpoint(checkpoint)
+        if self.arch is None:
+            checkpoint["hyper_parameters"]["model"] = None
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As in ``ImageClassifier``, for gates of the same classes."""
+        super().on_load_checkpoint(checkpoint)
+        saved = checkpoint["hyper_parameters"]
+        theirs, number = saved["class_ids"] or range(saved["num_classes"]), len(checkpoint["state_dict"]["progress"])
+        if list(theirs) != self.class_ids or number != len(theirs):  # what a loader is given is in the file's place
+            raise ValueError(
+                f"class_ids={shorten(self.class_ids)}, but the checkpoint has the gates of {number} classes, of others "
+                "or in another order; a fit of these classes begins anew"
+            )
+
     def set_plan(self, plan: dict[str, Any] | None) -> None:
         """As in ``ImageClassifier``; the new network gets fresh gates."""
         super().set_plan(plan)
@@ -506,19 +511,3 @@ def _points_of(model: str | nn.Module, gate_points: list[str] | None) -> list[st
 def _outputs(model: nn.Module, gate_points: Sequence[str], input_size: Sequence[int]) -> int:
     with torch.random.fork_rng(devices=[]):
         return GatedModel(model, gate_points, input_size=input_size).num_classes
-
-
-def _check(hparams: Any) -> None:
-    class_ids, classes = hparams["class_ids"], hparams["num_classes"]
-    if class_ids is not None:
-        if not class_ids or len({*class_ids}) < len(class_ids):
-            raise ValueError(f"class_ids={class_ids} must name classes, each once")
-        if not 0 <= min(class_ids) <= max(class_ids) < classes:
-            raise ValueError(f"class_ids={class_ids} must lie between 0 and {classes - 1}, the classes of the network")
-    if hparams["beta"] < 0:
-        raise ValueError(f"beta={hparams['beta']} must not be negative")
-    if not 0 < hparams["focus_rate"] <= 1:
-        raise ValueError(f"focus_rate={hparams['focus_rate']} must lie in (0, 1]")
-    for name, least in {"num_others": 1, "chunk_size": 1, "classifier_epochs": 0}.items():
-        if hparams[name] < least:
-            raise ValueError(f"{name}={hparams[name]} must be at least {least}")

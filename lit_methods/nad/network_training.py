@@ -13,10 +13,10 @@ def make_sgd(network: nn.Module, lr: float) -> SGD:
     """SGD with Nesterov momentum 0.9 and weight decay 5e-4.
 
     Args:
-        network: whose parameters.
+        network: whose parameters, those that take gradients.
         lr: at the start of its cosine.
     """
-    group = {"params": list(network.parameters()), "initial_lr": lr}
+    group = {"params": [param for param in network.parameters() if param.requires_grad], "initial_lr": lr}
     return SGD([group], lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
 
 
@@ -46,8 +46,11 @@ def sgd_step(
     """
     for group in optimizer.param_groups:
         group["lr"] = 0.5 * group["initial_lr"] * (1 + math.cos(math.pi * done))
-    params = list(network.parameters())
-    grads = [torch.zeros_like(p) for p in params] if loss is None else list(torch.autograd.grad(loss, params))
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    if loss is None:
+        grads = [torch.zeros_like(param) for param in params]
+    else:  # a network may have parameters that take no part, such as an auxiliary head
+        grads = list(torch.autograd.grad(loss, params, allow_unused=True, materialize_grads=True))
     for param, grad in zip(params, _averaged(grads, mean), strict=True):
         param.grad = grad
     optimizer.step()

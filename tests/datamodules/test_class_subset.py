@@ -83,6 +83,17 @@ def test_whole_pictures_of_the_test_set(make):
 
 
 @pytest.mark.parametrize(
+    "subset",
+    [[np.int64(3), np.uint8(1)], np.array([3, 1]), torch.tensor([3, 1]), (3, 1)],
+    ids=lambda subset: str(type(subset)),
+)
+def test_any_integers_choose_classes(make, subset):
+    data = make("fit", class_subset=subset)
+    assert (data.class_subset, {*map(type, data.class_subset)}) == ([3, 1], {int})
+    assert data.class_counts().nonzero().flatten().tolist() == [1, 3]
+
+
+@pytest.mark.parametrize(
     ("subset", "message"),
     [
         ([], r"class_subset=\[\] leaves nothing; give class numbers, or null"),
@@ -90,6 +101,13 @@ def test_whole_pictures_of_the_test_set(make):
         ([0, 10], r"class_subset must hold class numbers from 0 to \d+, got 10"),
         ([0, 1.0], r"class_subset must hold class numbers .* got 1.0"),
         ([True], r"class_subset must hold class numbers .* got True"),
+        (["1"], r"class_subset must hold class numbers .* got '1'"),
+        (np.array([1.0]), r"class_subset must hold class numbers .* got .*1.0"),
+        (np.array([True]), r"class_subset must hold class numbers .* got .*True"),
+        (torch.tensor([True]), r"class_subset must hold class numbers .* got .*True"),
+        (np.array([0, 10]), r"class_subset must hold class numbers from 0 to \d+, got 10"),
+        (np.array([], np.int64), r"class_subset=\[\] leaves nothing; give class numbers, or null"),
+        ([1, 2, np.int64(1)], "class_subset names some classes more than once: 1. Name each once"),
         ([1, 2, 1], "class_subset names some classes more than once: 1. Name each once"),
     ],
 )

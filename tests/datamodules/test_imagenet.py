@@ -163,6 +163,26 @@ class TestFolders:
         with pytest.raises(ValueError, match=r"no pictures in these class folders of .*train: n01443537\. Remove"):
             ready(own_root, "fit")
 
+    def test_synset_words_are_names_without_a_table(self, own_root):
+        lines = ["n09999999 some other folder", "n01443537 goldfish, Carassius auratus", "", "n01440764\ttench"]
+        (own_root / "synset_words.txt").write_text("\n".join([*lines, "n01484850  great white shark , man-eater"]))
+        (own_root / "classes.tsv").write_text("3\tn01491361\tfrom the table\n")
+        assert ImageNetDataModule(str(own_root)).class_names == [
+            "n01440764",
+            "n01443537",
+            "n01484850",
+            "from the table",
+        ]
+        (own_root / "classes.tsv").unlink()
+        assert ImageNetDataModule(str(own_root)).class_names == ["tench", "goldfish", "great white shark", "n01491361"]
+
+    @pytest.mark.parametrize("line", ["n01443537", "n01443537 ", "n01443537\t, Carassius auratus", "n09999999"])
+    def test_a_line_of_synset_words_without_a_name_is_named(self, own_root, line):
+        (own_root / "classes.tsv").unlink()
+        (own_root / "synset_words.txt").write_text(f"n01440764 tench, Tinca tinca\n{line}\n")
+        with pytest.raises(ValueError, match=r"synset_words.txt, line 2: expected a folder and then names .* got 'n0"):
+            ImageNetDataModule(str(own_root))
+
     def test_a_bad_table_is_named(self, own_root):
         (own_root / "classes.tsv").write_text("0\tn01440764\ttench\n1 n01443537 goldfish\n")
         with pytest.raises(ValueError, match=r"classes.tsv, line 2: expected number, folder and name"):

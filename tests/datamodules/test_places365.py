@@ -132,6 +132,12 @@ class TestLayouts:
         (easy / "label.txt").write_text("\n".join(words))
         assert ready(easy, "fit").class_names == ["field", "terminal", "flats", "fish"]
 
+    @pytest.mark.parametrize("gap", ["\t", "   ", " \t "])
+    def test_any_white_space_ends_the_first_word(self, easy, gap):
+        lines = ["aquarium", "apartment_building/outdoor", "airport_terminal", "airfield"]
+        (easy / "label.txt").write_text("".join(f"{name}{gap}about {name}\n" for name in lines))
+        assert ready(easy, "fit").class_names == [f"about {name}" for name in reversed(lines)]
+
     def test_folders(self, tmp_path):
         for path in ("x/a", "y/b c/d", "y/b c/e", ".hidden/f", "y/.g"):
             (tmp_path / path).mkdir(parents=True)

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from datamodules import CIFARDataModule
 from lit_methods import NAD, Predictor
 from lit_methods.contract import Exports, Predicts
+from lit_methods.inference import as_image
 from lit_methods.nad.evaluation import gated_hits
 from tests.tiny import TinyNet
 from tests.victims import MEAN, STD, trained_weights
@@ -148,7 +149,7 @@ def test_images_of_classes_without_gates_are_shown_to_others_alone(weights):
     hits = gated_hits(module.gated, module.as_fed(x), label, module.class_ids, 3)
     assert hits.own.tolist() == [True, True, False, False, True, False]
     assert not hits.own_hit[~hits.own].any()
-    assert hits.other_hit.shape == (1, 6)  # there is one other
+    assert hits.asked.sum(0).tolist() == [1, 1, 2, 2, 1, 2]  # two are both others to a class without gates
     empty = gated_hits(module.gated, x[:0], label[:0], module.class_ids, 3)
     assert empty.own.shape == (0,)
 
@@ -238,6 +239,43 @@ def test_images_of_other_classes_in_a_batch_are_named(weights, make_trainer):
         make_trainer(max_epochs=1, **FEW).fit(module_of(weights, class_ids=[3]), DataLoader(data, batch_size=2))
 
 
+def test_labels_beyond_the_network_are_named(weights, make_trainer):
+    data = [{"image": torch.rand(3, 32, 32), "label": torch.tensor(i)} for i in (3, 11)]
+    with pytest.raises(ValueError, match="labels 3 to 11; they must be 0 to 9"):
+        make_trainer(max_epochs=1, **FEW).fit(module_of(weights), DataLoader(data, batch_size=2))
+
+
+def test_hooks_that_came_later_are_refused(weights, make_trainer):
+    module = module_of(weights)
+    module.model.fc.register_forward_hook(lambda *args: None)
+    with pytest.raises(ValueError, match="hooks of others at 'fc'"):
+        fit(make_trainer, module)
+
+
+def test_classes_that_no_loader_gives_are_named(weights, make_trainer):
+    data = [{"image": torch.rand(3, 32, 32), "label": torch.tensor(i % 9)} for i in range(18)]
+    with pytest.warns(UserWarning, match="no training image of 9 came by"):
+        make_trainer(max_epochs=1, **FEW).fit(module_of(weights), DataLoader(data, batch_size=6))
+
+
+def test_a_run_without_an_epoch_for_the_gates_is_warned_of(make_trainer):
+    with pytest.warns(UserWarning, match="classifier_epochs=2 leaves none of max_epochs=1"):
+        fit(make_trainer, NAD("tiny", **DIGITS, classifier_epochs=2), limit_train_batches=1)
+
+
+def test_only_what_took_gradients_is_trained(make_trainer):
+    """An auxiliary head may be frozen, and take no part."""
+    network = TinyNet(10)
+    network.head, network.spare = nn.Linear(2, 2).requires_grad_(False), nn.Linear(2, 2)
+    module = NAD(network, ["body.relu1"], input_size=[3, 32, 32], classifier_epochs=1)
+    before = copy.deepcopy(network.state_dict())
+    fit(make_trainer, module, limit_train_batches=1)
+    assert torch.equal(network.head.weight, before["head.weight"])
+    assert not torch.equal(network.fc.weight, before["fc.weight"])
+    with pytest.raises(ValueError, match=r"model is frozen already; call requires_grad_\(\)"):
+        NAD(network, ["body.relu1"], input_size=[3, 32, 32], classifier_epochs=1)
+
+
 def test_random_weights_are_warned_of(make_trainer):
     with pytest.warns(UserWarning, match="no trained weights"):
         fit(make_trainer, NAD("tiny", **DIGITS), limit_train_batches=1)
@@ -253,7 +291,7 @@ def test_predictions_say_what_each_sub_architecture_sees(weights):
     pixels = np.random.default_rng(0).integers(0, 255, (40, 32, 3), np.uint8)
     (answer,) = Predictor(module)(pixels)
     assert answer["class_id"] == answer["labels"][0]
-    (image,) = (batch["image"] for batch in [{"image": _as_seen(pixels)}])
+    image = module.view(as_image(pixels), [3, 32, 32])[None]
     for label, score in zip(answer["labels"], answer["own_scores"], strict=True):
         logits = module.gated(module.as_fed(image), task=label, mode="hard")
         assert score == pytest.approx(float(logits.softmax(1)[0, label]), abs=1e-6)
@@ -261,12 +299,6 @@ def test_predictions_say_what_each_sub_architecture_sees(weights):
     drawn = module.draw(pixels, answer)
     assert drawn.dtype == np.uint8
     assert drawn.shape[0] > answer["maps"].shape[1]
-
-
-def _as_seen(pixels):
-    from lit_methods.inference import as_image, fit_size
-
-    return fit_size(as_image(pixels), [3, 32, 32])[None]
 
 
 def test_another_classes_sub_architecture_can_look(weights, tmp_path):
@@ -325,6 +357,8 @@ def test_a_checkpoint_brings_gates_progress_and_network_back(weights, make_train
     module = module_of(weights, class_ids=[4, 1], class_names=list("abcdefghij"))
     trainer = fit(make_trainer, module, digits(batch_size=16, class_subset=[1, 4]))
     trainer.save_checkpoint(tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match="class_ids=2, but the checkpoint has the gates of 2 classes"):
+        NAD.load_from_checkpoint(tmp_path / "a.ckpt", class_ids=[2], weights_only=True)
     names = [key for key in torch.load(tmp_path / "a.ckpt", weights_only=True)["state_dict"] if "model" not in key]
     assert names == ["progress", "gate_logits.0", "gate_logits.1", "gate_logits.2"]
     again = NAD.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
@@ -363,6 +397,8 @@ def test_a_network_given_in_code_is_given_again(weights, make_trainer, tmp_path)
     module = NAD(network, points, input_size=[3, 32, 32], mean=MEAN, std=STD)
     trainer = fit(make_trainer, module)
     trainer.save_checkpoint(tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=r"model: missing.*give model=network"):
+        NAD.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
     again = NAD.load_from_checkpoint(tmp_path / "a.ckpt", model=TinyNet(10), weights_only=True)
     assert_close(again.state_dict(), module.state_dict(), rtol=0, atol=0)
     assert isinstance(again.sub_network(0), nn.Module)

@@ -512,3 +512,24 @@ def test_bad_arguments_are_named_with_their_cure(call, words):
     with pytest.raises(ValueError, match=r"must") as error:
         call()
     assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_a_zero_gradient_leaves_half_precision_alone():
+    gates = torch.tensor([[1.0, -0.0], [0.5, 2.0]]).half()
+    before = gates.clone()
+    normalized_step_([gates], [torch.tensor([[0.0, -0.0], [3.0, 4.0]]).half()], lr=0.5)
+    assert torch.equal(gates[0].view(torch.int16), before[0].view(torch.int16))
+    assert_close(gates[1].float(), torch.tensor([0.2, 1.6]), rtol=0, atol=2e-3)
+
+
+def test_the_error_of_the_activations_can_be_differentiated_twice():
+    generator = torch.Generator().manual_seed(0)
+    acts = torch.randn(3, 2, 2, 2, dtype=torch.float64, generator=generator, requires_grad=True)
+    orig = torch.randn(3, 2, 2, 2, dtype=torch.float64, generator=generator)
+    logits, targets = torch.zeros(3, 4, dtype=torch.float64), torch.tensor([1, 1, 1])
+
+    def loss(a):
+        return nad_loss(logits, targets, [a], [orig], [a.new_zeros(2)], torch.tensor([True, False, True]), 0.1)["loss"]
+
+    assert torch.autograd.gradgradcheck(loss, (acts,))
+    assert_close(torch.func.grad(loss)(acts.detach()), torch.autograd.grad(loss(acts), acts)[0])
