@@ -229,7 +229,7 @@ def test_a_module_without_gates_is_refused(make_trainer):
 # -- figures -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("classes", [2, 10, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("classes", [10, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 1000))])
 def test_figures_are_small(classes, tmp_path):
     generator = np.random.default_rng(0)
     points = [f"layer{i}" for i in range(17)]
