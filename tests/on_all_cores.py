@@ -22,6 +22,7 @@ LONGEST = [  # first, so that no worker ends with one of them while the others h
     "test_interruption.py",
     "test_resume.py",
     "test_attack_runs.py",
+    "test_nad_runs.py",
 ]
 
 

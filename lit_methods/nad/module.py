@@ -403,8 +403,10 @@ class NAD(ImageClassifier):
             ValueError: the class has no gates, or a file cannot be read.
         """
         row = None if class_id is None else self.row(class_id)
-        for batch in prepare_inputs(paths, self.hparams["input_size"], batch_size=16, view=self.view):
-            yield batch if row is None else batch | {"row": torch.full((len(batch["image"]),), row)}
+        batches = prepare_inputs(paths, self.hparams["input_size"], batch_size=16, view=self.view)
+        if row is None:
+            return batches
+        return (batch | {"row": torch.full((len(batch["image"]),), row)} for batch in batches)
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[dict[str, Any]]:
         """What the network sees, what the sub-architectures of these classes say, and where one of them looks."""
