@@ -5,7 +5,34 @@ from torch import Tensor
 from torchmetrics import Metric
 
 
-class Rate(Metric):
+class _Counts(Metric):
+    """How many of the answers of some kinds were asked for, and how many are true.
+
+    Args:
+        kinds: how many kinds.
+    """
+
+    higher_is_better: bool | None = None
+    is_differentiable = False
+    full_state_update = False
+    hits: Tensor
+    asked: Tensor
+
+    def __init__(self, kinds: int) -> None:
+        super().__init__()
+        for name in ("hits", "asked"):
+            self.add_state(name, torch.zeros(kinds, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def _count(self, hit: Tensor, kind: int) -> None:
+        self.hits[kind] += hit.sum()
+        self.asked[kind] += hit.numel()
+
+    def _rates(self) -> Tensor:
+        """Per kind, in [0, 1]; 0 where nothing was asked."""
+        return self.hits / self.asked.clamp(min=1)
+
+
+class Rate(_Counts):
     """Part of what was asked that is true, in [0, 1]; 0 where nothing was asked.
 
     Example:
@@ -15,16 +42,8 @@ class Rate(Metric):
         0.5
     """
 
-    higher_is_better = None
-    is_differentiable = False
-    full_state_update = False
-    hits: Tensor
-    asked: Tensor
-
     def __init__(self) -> None:
-        super().__init__()
-        for name in ("hits", "asked"):
-            self.add_state(name, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        super().__init__(kinds=1)
 
     def update(self, hit: Tensor) -> None:
         """Count answers.
@@ -32,15 +51,14 @@ class Rate(Metric):
         Args:
             hit: bool of any shape.
         """
-        self.hits += hit.sum()
-        self.asked += hit.numel()
+        self._count(hit, 0)
 
     def compute(self) -> Tensor:
         """The rate."""
-        return self.hits / self.asked.clamp(min=1)
+        return self._rates()[0]
 
 
-class Selectivity(Metric):
+class Selectivity(_Counts):
     """How probable it is that an own image is recognised and another class's is not: ``own * (1 - other)``, in [0, 1].
 
     ``own`` is the accuracy of sub-architectures on images of their own class, ``other`` that on images of others. 1
@@ -58,15 +76,9 @@ class Selectivity(Metric):
     """
 
     higher_is_better = True
-    is_differentiable = False
-    full_state_update = False
-    hits: Tensor
-    images: Tensor
 
     def __init__(self) -> None:
-        super().__init__()
-        for name in ("hits", "images"):  # own, other
-            self.add_state(name, torch.zeros(2, dtype=torch.int64), dist_reduce_fx="sum")
+        super().__init__(kinds=2)
 
     def update(self, hit: Tensor, own: bool) -> None:
         """Count images.
@@ -75,10 +87,9 @@ class Selectivity(Metric):
             hit: bool of any shape, whether an image was recognised.
             own: by the sub-architecture of its class; else by another one.
         """
-        self.hits[1 - own] += hit.sum()
-        self.images[1 - own] += hit.numel()
+        self._count(hit, 0 if own else 1)
 
     def compute(self) -> Tensor:
         """The product; an accuracy without images counts as zero."""
-        own, other = self.hits / self.images.clamp(min=1)
+        own, other = self._rates()
         return own * (1 - other)

@@ -19,7 +19,6 @@ from lit_methods.backbones import find_backbone
 from lit_methods.classification import ImageClassifier
 from lit_methods.contract import ExportGraph
 from lit_methods.functional.drawing import caption
-from lit_methods.functional.processes import gather_objects
 from lit_methods.functional.suggestions import shorten
 from lit_methods.inference import prepare_inputs
 from lit_methods.nad.checks import check_arguments, check_counts, check_precision, checked_rows
@@ -31,6 +30,7 @@ from lit_methods.nad.metrics import Rate, Selectivity
 from lit_methods.nad.network_training import make_sgd, sgd_step
 from lit_methods.nad.optimizer import NormalizedDescent
 from lit_methods.nad.pictures import focus_sheets, largest_crop
+from lit_methods.nad.sharing import share_rows
 from lit_methods.nad.structure import sub_network
 
 STEPS, SKIPPED, IMAGES = range(3)  # columns of NAD.progress
@@ -256,7 +256,9 @@ class NAD(ImageClassifier):
         gates.step()
         gates.zero_grad()
         terms = {} if learned is None else self._note(learned)  # without any image, this process has no class left
-        self._share(rows.unique())
+        if self.trainer.world_size > 1:
+            shared = [*self.gate_logits, self.progress]
+            share_rows(shared, rows.unique(), self.global_rank, lambda row: self._named(self.class_ids[row]))
         bar = self.trainer.progress_bar_callback is not None
         for name, value in terms.items():
             self.log(f"train/{name}", value, prog_bar=bar and name == "loss", batch_size=max(1, len(label)))
@@ -276,25 +278,6 @@ class NAD(ImageClassifier):
         means = {name: getattr(learned, name)[learned.active] for name in ("loss", "ce", "mse")}
         shown = {name: values.mean() for name, values in means.items() if len(values)}
         return shown | {"skipped": (~learned.active).float().mean(), "kept_ratio": kept}
-
-    def _share(self, rows: Tensor) -> None:
-        """Tell the other processes which gates have changed, and take over theirs."""
-        if self.trainer.world_size == 1:
-            return
-        mine = (rows.tolist(), [m.detach()[rows].cpu() for m in self.gate_logits], self.progress[rows].cpu())
-        found = gather_objects(mine)
-        changed = [row for theirs, _, _ in found for row in theirs]
-        if len({*changed}) < len(changed):
-            twice = next(self.class_ids[row] for row in changed if changed.count(row) > 1)
-            raise ValueError(
-                f"two processes have images of class {self._named(twice)} in one step; share the classes out: "
-                "data.per_class_batch=16, or a sampler of your own that gives each class to one process"
-            )
-        for rank, (theirs, gates, progress) in enumerate(found):
-            if theirs and rank != self.global_rank:
-                for logits, values in zip(self.gate_logits, gates, strict=True):
-                    logits.data[theirs] = values.to(logits)
-                self.progress[theirs] = progress.to(self.progress)
 
     def _train_network(self, batch: dict[str, Tensor], batch_idx: int, optimizer: Any) -> Tensor | None:
         steps = int(self.trainer.num_training_batches)

@@ -416,7 +416,7 @@ def test_selectivity_is_own_accuracy_times_what_others_miss_over_all_batches():
     halves = Selectivity(), Selectivity()
     halves[0].update(own, own=True)
     halves[1].update(others, own=False)
-    for name in ("hits", "images"):
+    for name in ("hits", "asked"):
         assert torch.equal(getattr(halves[0], name) + getattr(halves[1], name), getattr(metric, name))
 
 
@@ -437,4 +437,4 @@ def test_selectivity_is_between_zero_and_one_and_an_accuracy_without_images_is_z
             metric.update(others, own=False)
         assert metric.compute() == expected
         metric.reset()
-        assert not metric.images.any()
+        assert not metric.asked.any()
