@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
-from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -197,6 +197,11 @@ class ImageClassifier(Described, LightningModule):
         """Warn of random weights here as well, except in a fit."""
         if self.trainer.state.fn == TrainerFn.VALIDATING:
             self._warn_if_untrained()
+
+    @property
+    def _stage(self) -> RunningStage | None:
+        """Of the run that is under way; ``None`` outside of runs, also after one."""
+        return self._trainer.state.stage if self._trainer is not None else None
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, num_classes) of RGB images (B, 3, H, W) in [0, 1].

@@ -32,14 +32,14 @@ class Complexity(NamedTuple):
 
 @contextmanager
 def call_hooks(
-    model: nn.Module, names: Sequence[str], hook: Callable[[str, nn.Module, Tensor, Tensor], None]
+    model: nn.Module, names: Sequence[str], hook: Callable[[str, nn.Module, Tensor, Tensor], Tensor | None]
 ) -> Iterator[None]:
     """While open, a function runs after each call of some modules.
 
     Args:
         model: no hook is left behind in it.
         names: of its modules.
-        hook: ``hook(name, module, first input, output)``.
+        hook: ``hook(name, module, first input, output)``; a tensor that it returns goes on in the output's place.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 2))
@@ -48,8 +48,8 @@ def call_hooks(
         0 (1, 4) (1, 2)
     """
 
-    def bind(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-        return lambda module, inputs, output: hook(name, module, inputs[0], output)
+    def bind(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], Tensor | None]:
+        return lambda module, inputs, output: hook(name, module, next(iter(inputs), None), output)  # type: ignore[arg-type]
 
     with ExitStack() as hooks:
         for name in names:

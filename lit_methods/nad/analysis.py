@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
-from scipy.stats import rankdata
+from scipy.stats import binomtest, rankdata
 from torch import Tensor
 
 from lit_methods.functional.draws import permutation, purpose
 from lit_methods.nad.functional import most_similar
 
 _OPTIMAL = 300  # classes, up to which the order of the leaves is worth its time
-_Z = 1.959963984540054  # of a 95 % interval
 _PERMUTATIONS = purpose("nad/permutations")
 
 
@@ -224,10 +223,8 @@ def _wilson(hits: int, number: int) -> tuple[float, float]:
     """The 95 % interval of a share; NaN of nothing."""
     if not number:
         return math.nan, math.nan
-    share, square = hits / number, _Z**2 / number
-    centre = (share + square / 2) / (1 + square)
-    half = _Z * math.sqrt(share * (1 - share) / number + square / (4 * number)) / (1 + square)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    interval = binomtest(hits, number).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def _orders(classes: int, number: int, seed: int) -> Iterator[NDArray[np.int64]]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -14,6 +13,7 @@ from torchvision.ops import StochasticDepth
 
 from lit_methods.backbones import BACKBONES, find_backbone
 from lit_methods.backbones.darts import darts_imagenet as darts_imagenet
+from lit_methods.functional.complexity import call_hooks
 from lit_methods.functional.modes import evaluating
 from lit_methods.functional.suggestions import first_line, nearest
 from lit_methods.nad.functional import channel_gate, open_channels
@@ -145,14 +145,14 @@ class GatedModel(nn.Module):
         self._refuse_training()
         seen: dict[str, Tensor] = {}
 
-        def pass_on(name: str, output: Tensor) -> Tensor:
+        def pass_on(name: str, _: nn.Module, __: Tensor, output: Tensor) -> Tensor:
             output = gate(name, output)
             if any(output is other for other in seen.values()):  # an identity hands on what stands behind another gate
                 output = output.clone()
             seen[name] = output
             return output.clone() if name in self._copied else output
 
-        with _hooked(self.model, self.gate_points, pass_on):
+        with call_hooks(self.model, self.gate_points, pass_on):
             logits = self.model(x)
         return (logits, [seen[name] for name in self.gate_points]) if return_activations else logits
 
@@ -186,14 +186,14 @@ class GatedModel(nn.Module):
         images = torch.rand(1, *input_size, generator=torch.Generator().manual_seed(0)).to(like)  # zeros hide changes
         given: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.gate_points}
 
-        def look(name: str, output: Tensor) -> Tensor:
+        def look(name: str, _: nn.Module, __: Tensor, output: Tensor) -> Tensor:
             if not isinstance(output, Tensor) or output.ndim not in (2, 4):
                 raise ValueError(f"gate_points: {name!r} gives no maps (N, C, H, W) or vectors (N, C)")
             output = output + 0  # of its own: in a network without gates it may be an earlier tensor
             given[name].append((output, output.clone()))
             return output
 
-        with evaluating(self.model), _hooked(self.model, self.gate_points, look):
+        with evaluating(self.model), call_hooks(self.model, self.gate_points, look):
             try:
                 logits = self.model(images)
             except RuntimeError as ex:
@@ -245,14 +245,3 @@ def refuse_hooks(model: nn.Module) -> None:
                 f"model has hooks of others at {name or 'the top'!r}, which may change what is measured: remove them; "
                 "those of old weight_norm and spectral_norm by torch.nn.utils.remove_weight_norm and its like"
             )
-
-
-@contextmanager
-def _hooked(model: nn.Module, names: Sequence[str], change: Callable[[str, Tensor], Tensor]) -> Iterator[None]:
-    """While open, what these modules give is what ``change(name, output)`` makes of it."""
-    with ExitStack() as hooks:
-        for name in names:
-            hooks.enter_context(
-                model.get_submodule(name).register_forward_hook(lambda _, __, output, name=name: change(name, output))
-            )
-        yield

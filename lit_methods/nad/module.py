@@ -185,8 +185,7 @@ class NAD(ImageClassifier):
     @property
     def trains_network(self) -> bool:
         """Whether this is one of the epochs in which the network itself is trained."""
-        fitting = self._trainer is not None and self._trainer.state.stage == RunningStage.TRAINING
-        return fitting and self.current_epoch < self.hparams["classifier_epochs"]
+        return self._stage == RunningStage.TRAINING and self.current_epoch < self.hparams["classifier_epochs"]
 
     def train(self, mode: bool = True) -> NAD:
         """Train or eval mode of the module; the network stays in eval mode once it is frozen."""
@@ -237,9 +236,8 @@ class NAD(ImageClassifier):
         """The gates' step and, where the network is trained first, its SGD."""
         optimizers: list[Optimizer] = [NormalizedDescent(self.gate_logits, lr=self.hparams["lr"])]
         if self.hparams["classifier_epochs"]:
-            for name, param in self.model.named_parameters():
-                param.requires_grad_(name in self._trained)
-            optimizers.append(make_sgd(self.model, self.hparams["classifier_lr"]))
+            trained = [param for name, param in self.model.named_parameters() if name in self._trained]
+            optimizers.append(make_sgd(trained, self.hparams["classifier_lr"]))
         return optimizers
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor | None:  # type: ignore[override]
@@ -394,7 +392,7 @@ class NAD(ImageClassifier):
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[dict[str, Any]]:
         """What the network sees, what the sub-architectures of these classes say, and where one of them looks."""
         answers = super().predict_step(batch, batch_idx)
-        if self._trainer is not None and self._trainer.state.stage not in (None, RunningStage.PREDICTING):
+        if self._stage not in (None, RunningStage.PREDICTING):
             return answers
         if not answers:
             return []

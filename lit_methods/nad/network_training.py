@@ -1,7 +1,7 @@
 """Training of the network itself, for data that come without trained weights: SGD by hand, before the gates."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 
-def make_sgd(network: nn.Module, lr: float) -> SGD:
+def make_sgd(params: Iterable[nn.Parameter], lr: float) -> SGD:
     """SGD with Nesterov momentum 0.9 and weight decay 5e-4.
 
     Args:
-        network: whose parameters, those that take gradients.
+        params: those of the network that are trained.
         lr: at the start of its cosine.
     """
-    group = {"params": [param for param in network.parameters() if param.requires_grad], "initial_lr": lr}
+    group = {"params": list(params), "initial_lr": lr}
     return SGD([group], lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
 
 
@@ -38,7 +38,7 @@ def sgd_step(
 
     Example:
         >>> network = nn.Linear(2, 3)
-        >>> optimizer = make_sgd(network, 0.1)
+        >>> optimizer = make_sgd(network.parameters(), 0.1)
         >>> before = network(torch.ones(1, 2)).sum()
         >>> sgd_step(network, optimizer, before, done=0.5)
         >>> bool(network(torch.ones(1, 2)).sum() < before), round(optimizer.param_groups[0]["lr"], 4)

@@ -202,11 +202,6 @@ class PPBA(ImageClassifier):
         with evaluating(self), self.trainer.precision_plugin.forward_context() if self._trainer else nullcontext():
             return self(images)
 
-    @property
-    def _stage(self) -> RunningStage | None:
-        """Of the run that is under way; ``None`` outside of runs, also after one."""
-        return self._trainer.state.stage if self._trainer is not None else None
-
     # -- the test -----------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
