@@ -20,7 +20,8 @@ which know their rank: several processes need ``Trainer(use_distributed_sampler=
 is left to validate or test on gets one batch of length 0, so that it takes part in what the others do together; so
 does one that has finished the classes that ``per_class_batch`` gave it to train on.
 
-``CIFARDataModule``, ``ImageNetDataModule`` and ``Places365DataModule`` give ``image``, ``label`` and ``index``.
+``CIFARDataModule``, ``ImageNetDataModule`` and ``Places365DataModule`` give ``image``, ``label`` and ``index``. With
+``split_halves`` a training batch of ``CIFARDataModule`` is two such batches, ``{"weights": batch, "alphas": batch}``.
 
 The names below are imported when they are first used.
 """
@@ -33,5 +34,6 @@ if TYPE_CHECKING:
     from datamodules.cifar import CIFARDataModule as CIFARDataModule
     from datamodules.imagenet import ImageNetDataModule as ImageNetDataModule
     from datamodules.places365 import Places365DataModule as Places365DataModule
+    from datamodules.trials import TrialDataModule as TrialDataModule
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

@@ -59,9 +59,7 @@ class LabelledImages(Dataset[Batch]):
 
     def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> Batch:
         """Fetch a batch: PyTorch's loader calls this instead of one ``__getitem__`` per picture."""
-        pairs = np.asarray(keys, np.int64)
-        epochs, positions = pairs.T if pairs.ndim == 2 else (np.zeros_like(pairs), pairs)
-        images, rows = self.fetch(epochs, positions)
+        images, rows = self.fetch(*epochs_and_positions(keys))
         return {"image": images, "label": torch.from_numpy(self.labels[rows]), "index": torch.from_numpy(rows)}
 
     @abstractmethod
@@ -71,6 +69,21 @@ class LabelledImages(Dataset[Batch]):
     @abstractmethod
     def picture(self, position: int) -> Image.Image:
         """The picture at a position of the view as it is stored: RGB, not cropped, not augmented."""
+
+
+def epochs_and_positions(keys: Sequence[int | tuple[int, int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Take the keys of a batch apart; plain positions are those of epoch 0.
+
+    Returns:
+        Epochs and positions, both ``(B,)``.
+
+    Example:
+        >>> epochs_and_positions([(7, 2), (7, 5)])
+        (array([7, 7]), array([2, 5]))
+    """
+    pairs = np.asarray(keys, np.int64)
+    epochs, positions = pairs.T if pairs.ndim == 2 else (np.zeros_like(pairs), pairs)
+    return epochs, positions
 
 
 class EvaluationLoader(DataLoader):
@@ -183,37 +196,15 @@ class ImageClassificationDataModule(LightningDataModule):
         refuse_replaced_samplers(self.trainer)
         self._check_class_subset()
         if stage in ("fit", "validate") and self._train is None:
-            source = self.read_split(train=True)
-            kept, held = stratified_split(source.labels, self.val_fraction, self.seed)  # before classes are chosen
-            if self.val_fraction and not len(held):
-                raise ValueError(
-                    f"val_fraction={self.val_fraction} holds nothing out, since no class has two training images. "
-                    "Set val_fraction=0 to train without validation."
-                )
-            # In place of a broken picture the next one comes, perhaps of another class: not where classes are apart.
-            self._train = self._chosen(source.view(kept, augment=True, replace=self.per_class_batch is None))
-            self._val = self._chosen(source.view(held))
+            self._train, self._val = self._fit_views()
             if not len(self._train):
                 self._refuse_empty("training")
-        if stage in ("test", "predict") and self._test is None:
-            images = self._chosen(self.read_split(train=False))
-            if not len(images):
-                self._refuse_empty("test")
-            self._test = self._test_sample(images)
+        if stage in ("test", "predict"):
+            self._test_view()
 
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled and augmented by (seed, epoch), with ``per_class_batch`` by class; resumes after any batch."""
-        images, options = self._ready(self._train, "fit"), self._options()
-        options["persistent_workers"] = self.num_workers > 0
-        if self.per_class_batch is None:
-            loader = ResumableLoader(images, sampler=EpochSampler(images, self.seed), **options)
-        else:
-            classes = self.batch_size // self.per_class_batch
-            sampler = ClassBatchSampler(images.targets, self.per_class_batch, classes, self.seed)
-            options["batch_size"] = None  # an item is a batch
-            loader = ResumableLoader(ClassBatches(images, sampler), sampler=sampler, **options)
-        loader.trainer = self.trainer
-        return loader
+        return self._training_loader(self._ready(self._train, "fit"))
 
     def class_counts(self) -> Tensor:
         """How many training images of each class there are, without those held out for validation.
@@ -267,8 +258,8 @@ class ImageClassificationDataModule(LightningDataModule):
         images = self._ready(self._train, "fit")
         if not 1 <= num_images <= len(images):
             raise ValueError(
-                f"num_images must be between 1 and the {len(images)} training images that val_fraction="
-                f"{self.val_fraction} leaves, got {num_images}"
+                f"num_images must be between 1 and the {len(images)} training images that are not held out for "
+                f"validation, got {num_images}"
             )
         chosen = images.rows[permutation(len(images), CALIBRATION, self.seed)[:num_images]]
         return self._evaluation_loader(images.view(chosen, augment=augmented))
@@ -310,6 +301,28 @@ class ImageClassificationDataModule(LightningDataModule):
     def _refuse_empty(self, split: str) -> None:
         raise ValueError(f"no {split} images of the classes class_subset={self.class_subset}; choose other classes")
 
+    def _fit_views(self) -> tuple[LabelledImages, LabelledImages]:
+        """The images for training and those for validation; there may be none of the latter."""
+        source = self.read_split(train=True)
+        kept, held = stratified_split(source.labels, self.val_fraction, self.seed)  # before classes are chosen
+        if self.val_fraction and not len(held):
+            raise ValueError(
+                f"val_fraction={self.val_fraction} holds nothing out, since no class has two training images. "
+                "Set val_fraction=0 to train without validation."
+            )
+        # In place of a broken picture the next one comes, perhaps of another class: not where classes are apart.
+        train = self._chosen(source.view(kept, augment=True, replace=self.per_class_batch is None))
+        return train, self._chosen(source.view(held))
+
+    def _test_view(self) -> LabelledImages:
+        """The test set, or the sample of it, read when it is first wanted."""
+        if self._test is None:
+            images = self._chosen(self.read_split(train=False))
+            if not len(images):
+                self._refuse_empty("test")
+            self._test = self._test_sample(images)
+        return self._test
+
     def _test_sample(self, images: LabelledImages) -> LabelledImages:
         if self.num_test_images is None:
             return images
@@ -324,6 +337,19 @@ class ImageClassificationDataModule(LightningDataModule):
         if images is None:
             raise RuntimeError(f'{type(self).__name__} has not read these images yet: call setup("{stage}") first')
         return images
+
+    def _training_loader(self, images: LabelledImages, part: int = 0) -> ResumableLoader:
+        options = self._options()
+        options["persistent_workers"] = self.num_workers > 0
+        if self.per_class_batch is None:
+            loader = ResumableLoader(images, sampler=EpochSampler(images, self.seed, part=part), **options)
+        else:
+            classes = self.batch_size // self.per_class_batch
+            sampler = ClassBatchSampler(images.targets, self.per_class_batch, classes, self.seed)
+            options["batch_size"] = None  # an item is a batch
+            loader = ResumableLoader(ClassBatches(images, sampler), sampler=sampler, **options)
+        loader.trainer = self.trainer
+        return loader
 
     def _evaluation_loader(
         self, images: LabelledImages, in_step: bool = False, persistent: bool = False

@@ -59,6 +59,7 @@ class EpochSampler(ResumableSampler[tuple[int, int]]):
         shuffle: ``False`` goes through the set in its own order.
         num_replicas: number of ranks; ``None`` asks ``torch.distributed``.
         rank: this rank; ``None`` asks ``torch.distributed``.
+        part: number of the part that this set is of a larger one; two parts are shuffled each in its own way.
 
     Raises:
         ValueError: ``rank`` is not below ``num_replicas``, or the set is empty.
@@ -77,16 +78,19 @@ class EpochSampler(ResumableSampler[tuple[int, int]]):
         shuffle: bool = True,
         num_replicas: int | None = None,
         rank: int | None = None,
+        part: int = 0,
     ) -> None:
         if len(dataset) == 0:
             raise ValueError("dataset is empty: there is nothing to train on")
         super().__init__(seed, num_replicas, rank)
-        self.dataset, self.shuffle = dataset, shuffle
+        self.dataset, self.shuffle, self.part = dataset, shuffle, part
 
     def order(self) -> NDArray[np.int64]:
         """Positions of the current epoch in the order of training, over all ranks together."""
-        size = len(self.dataset)
-        return permutation(size, ORDER, self.seed, self.epoch) if self.shuffle else np.arange(size)
+        if not self.shuffle:
+            return np.arange(len(self.dataset))
+        part = [self.part] if self.part else []  # part 0 goes through the order that a whole set has
+        return permutation(len(self.dataset), ORDER, self.seed, self.epoch, *part)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         start, self.start = self.start, 0

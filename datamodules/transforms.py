@@ -8,75 +8,28 @@ import math
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import center_crop, resize
 
+from lit_methods.functional.crops import crop_and_flip, horizontal_flip, pad_crop, resize_batch
+
+__all__ = [
+    "CROP_DRAWS",
+    "CROP_TRIES",
+    "crop_and_flip",
+    "horizontal_flip",
+    "pad_crop",
+    "random_resized_crop",
+    "random_resized_crop_box",
+    "resize_and_center_crop",
+    "resize_batch",
+    "to_uint8",
+]
+
 CROP_TRIES = 10
 CROP_DRAWS = 2 * CROP_TRIES + 2  # numbers that random_resized_crop_box takes
-
-
-def pad_crop(images: Tensor, top: Tensor, left: Tensor, padding: int = 4) -> Tensor:
-    """Pad every image with zeros and cut out a window of its own size, each at a place of its own.
-
-    Args:
-        images: ``(B, C, H, W)`` of any dtype.
-        top: ``(B,)`` int64, first row of the window, 0 to ``2 * padding``; ``padding`` gives the image back.
-        left: ``(B,)`` int64, first column, likewise.
-        padding: zeros on each side.
-
-    Returns:
-        ``(B, C, H, W)`` of the same dtype.
-
-    Example:
-        >>> pad_crop(torch.tensor([[[[1, 2], [3, 4]]]]), torch.tensor([2]), torch.tensor([1]), padding=1)
-        tensor([[[[3, 4], [0, 0]]]])
-    """
-    height, width = images.shape[-2:]
-    padded = F.pad(images, (padding, padding, padding, padding))
-    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view: (B, C, 2p + 1, 2p + 1, H, W)
-    return windows[torch.arange(len(images)), :, top, left]
-
-
-def horizontal_flip(images: Tensor, chosen: Tensor) -> Tensor:
-    """Mirror those images of a batch that are chosen.
-
-    Args:
-        images: ``(B, C, H, W)`` of any dtype.
-        chosen: ``(B,)`` bool.
-
-    Returns:
-        ``(B, C, H, W)`` of the same dtype.
-
-    Example:
-        >>> horizontal_flip(torch.tensor([[[[1, 2]]], [[[1, 2]]]]), torch.tensor([True, False])).flatten().tolist()
-        [2, 1, 1, 2]
-    """
-    return torch.where(chosen[:, None, None, None], images.flip(-1), images)
-
-
-def crop_and_flip(images: Tensor, draws: NDArray[np.float64], padding: int = 4, flip: bool = True) -> Tensor:
-    """Give each image of a batch its own padded crop and, with probability 1/2, mirror it.
-
-    Args:
-        images: ``(B, C, H, W)`` of any dtype.
-        draws: ``(B, 3)`` in [0, 1): top, left, flip.
-        padding: zeros on each side.
-        flip: ``False`` for what reads differently in a mirror, such as digits.
-
-    Returns:
-        ``(B, C, H, W)`` of the same dtype.
-
-    Example:
-        >>> crop_and_flip(torch.tensor([[[[1, 2], [3, 4]]]]), np.array([[0.5, 0.5, 0.4]]), padding=1)
-        tensor([[[[2, 1],
-                  [4, 3]]]])
-    """
-    corner = torch.from_numpy((draws[:, :2] * (2 * padding + 1)).astype(np.int64))
-    images = pad_crop(images, corner[:, 0], corner[:, 1], padding)
-    return horizontal_flip(images, torch.from_numpy(draws[:, 2] < 0.5)) if flip else images
 
 
 def random_resized_crop_box(

@@ -16,6 +16,7 @@ _FILTERED = (
     r"[\s\S]*(was deprecated in v4\.49\.0|only one JsonargparseDeprecationWarning)",  # Lightning's use of jsonargparse
     r"The number of training batches .* is smaller than the logging interval",  # epoch values are logged all the same
     r"Found \d+ module\(s\) in eval mode",  # a frozen network
+    r"Using ModelCheckpoint with manual optimization and every_n_train_steps",  # weights after the step are wanted
     r"Discarding init_args:",  # another class on the command line than in the recipe: that was the wish
 )
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.accelerators import AcceleratorRegistry, CPUAccelerator, CUDAAccelerator, MPSAccelerator
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
@@ -124,7 +125,8 @@ class RecipeCheck:
         return sound
 
     def _describe_loader(self, name: str, loader: Any, data: Any) -> None:
-        batch = data.on_after_batch_transfer(next(iter(loader)), 0)
+        first = next(iter(loader))
+        batch = data.on_after_batch_transfer(first[0] if isinstance(loader, CombinedLoader) else first, 0)
         faults = [fault for path, value in _leaves("", batch) if (fault := _fault(path, value, data))]
         length = f"{len(loader)} batches, " if hasattr(loader, "__len__") else ""
         if faults:
@@ -284,11 +286,12 @@ def _fault(path: str, value: Any, data: Any) -> str | None:
     low, high = float(value.min()), float(value.max())
     if not value.isfinite().all():
         return f"{path} holds NaN or infinity"
-    if path == "image" and not 0 <= low <= high <= 1:
-        return f"image must be in [0, 1], got {low:.4g} to {high:.4g}"
+    name = path.rpartition(".")[2]
+    if name == "image" and not 0 <= low <= high <= 1:
+        return f"{path} must be in [0, 1], got {low:.4g} to {high:.4g}"
     classes = getattr(data, "num_classes", None)
-    if path == "label" and isinstance(classes, int) and not 0 <= low <= high < classes:
-        return f"label must be 0 to {classes - 1}, got {low:g} to {high:g}"
+    if name == "label" and isinstance(classes, int) and not 0 <= low <= high < classes:
+        return f"{path} must be 0 to {classes - 1}, got {low:g} to {high:g}"
     return None
 
 
