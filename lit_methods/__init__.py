@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 from lit_methods.functional.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from lit_methods.bpe_mip.benchmark import BPEBenchmark as BPEBenchmark
+    from lit_methods.bpe_mip.darts_search import DARTSSearch as DARTSSearch
+    from lit_methods.bpe_mip.module import BPE as BPE
     from lit_methods.classification import ImageClassifier as ImageClassifier
     from lit_methods.filter_sketch.module import FilterSketch as FilterSketch
     from lit_methods.hrank.module import HRank as HRank
