@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_methods.bpe_mip.cells import CellSite, build_inputs, build_op, build_stem, cell_sites, check_sides
+from lit_methods.bpe_mip.quick_layers import quicken
 from lit_methods.bpe_mip.search_space import CellEdges, Genotype
 
 
@@ -53,8 +54,10 @@ class GenotypeCell(nn.Module):
             for source, dropped in edges:
                 term = next(ops)(states[source])
                 if masks is not None and dropped:
-                    term = term * next(masks)
-                node = term if node is None else node + term
+                    mask = next(masks)
+                    node = term * mask if node is None else torch.addcmul(node, term, mask)
+                else:
+                    node = term if node is None else node + term
             if node is None:
                 node = torch.zeros_like(states[1][:, :, :: self.stride, :: self.stride])
             states.append(node)
@@ -150,6 +153,7 @@ class DartsCellNetwork(nn.Module):
         self.auxiliary_at = 2 * layers // 3
         self.auxiliary_head = AuxiliaryHead(4 * sites[self.auxiliary_at].width, num_classes) if auxiliary else None
         self.classifier = nn.Linear(4 * sites[-1].width, num_classes)
+        quicken(self)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """(N, 3, H, W) to logits (N, num_classes) and the auxiliary ones, None in eval mode or without the head."""
@@ -161,7 +165,13 @@ class DartsCellNetwork(nn.Module):
             s0, s1 = s1, cell(s0, s1, masks)
             if i == self.auxiliary_at and self.auxiliary_head is not None and self.training:
                 auxiliary = self.auxiliary_head(s1)
-        return self.classifier(s1.mean((2, 3))), auxiliary
+        return self.classifier(self._pooled(s1)), auxiliary
+
+    def _pooled(self, maps: Tensor) -> Tensor:
+        """Means of the channels; the same numbers either way, but gradients in the layout of the maps."""
+        if self.training and maps.is_contiguous(memory_format=torch.channels_last):
+            return maps.permute(0, 2, 3, 1).mean((1, 2))
+        return maps.mean((2, 3))
 
     def _masks(self, maps: Tensor) -> Iterator[Tensor] | None:
         """0 or 1 / keep per edge and sample, in the type of the maps, which autocast may have changed."""

@@ -136,7 +136,9 @@ class Trials:
         mixed = recipe.fp == 16 and on_gpu and not true_half
         if true_half:
             network.half()
-        optimizer = SGD(network.parameters(), recipe.lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+        optimizer = SGD(
+            network.parameters(), recipe.lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, fused=not on_gpu or None
+        )
         scaler = torch.amp.GradScaler("cuda", enabled=mixed)
         cast: Any = torch.autocast("cuda", torch.float16) if mixed else nullcontext()
         accuracies: list[float] = []
