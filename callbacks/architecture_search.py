@@ -97,6 +97,7 @@ class ArchitectureSearch(TrialRounds):
         estimates = accuracies(records)
         if len(self.estimates) >= self.budget:
             self._take_slimmed(estimates)
+            self._log(module, estimates)
             self._show(trainer)
             return []
         for sample, accuracy in zip(self.asked, estimates, strict=True):

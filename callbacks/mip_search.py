@@ -180,6 +180,7 @@ class MIPSearch(TrialRounds):
             (best,) = self._judged([self.mip.best(self.budget)], accuracies(records))
             self.fresh = {name: best[name] for name in ("spearman", "top_mean", "expected_pick")}
             rank_zero_info(f"mip: the best recipe, measured afresh, has a rank agreement of {best['spearman']:.3f}")
+            self._log(module)
             self._show(trainer, module)
             return []
         self._learn(module, records)
@@ -213,13 +214,16 @@ class MIPSearch(TrialRounds):
         self.mip.tell(self.asked, [one["spearman"] for one in judged])
         self.found += judged
         self.spent += sum(one["hours"] for one in judged) * len(module.architectures)
-        module.log("mip/spearman", max(score for _, score in self.mip.trials), batch_size=1)
-        module.log("mip/hours", self.spent, batch_size=1)
         if not self.mip.done:
             self.mip.prune()
             rank_zero_info(f"mip: {self.mip.reasons[-1]}")
-            for name, value in self.mip.importances[-1].items():
-                module.log(f"mip/importance_{name}", value, batch_size=1)
+        self._log(module)
+
+    def _log(self, module: Any) -> None:
+        module.log("mip/spearman", max(score for _, score in self.mip.trials), batch_size=1)
+        module.log("mip/hours", self.spent, batch_size=1)
+        for name, value in self.mip.importances[-1].items() if self.mip.importances else ():
+            module.log(f"mip/importance_{name}", value, batch_size=1)
         module.log("mip/remaining", float(len(self.mip.remaining)), batch_size=1)
 
     def _judged(self, recipes: Sequence[dict[str, Any]], found: list[float]) -> list[dict[str, Any]]:

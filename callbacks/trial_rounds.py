@@ -14,9 +14,10 @@ from lit_methods.bpe_mip.jobs import Job, Record
 class TrialRounds(Callback):
     """Hands rounds of jobs to ``TrialDataModule``, waits until each has a record, and asks for the next round.
 
-    An epoch of the Trainer is what is pending of a round: all of it, or, where ``limit_train_batches`` leaves some or
-    a trial failed for the first time, the rest in the next epoch. The fit ends when no round follows. What was decided
-    is in the checkpoint; a job that has a record is not made again.
+    An epoch of the Trainer is a round, each of its jobs once; where ``limit_train_batches`` leaves some or a trial
+    failed for the first time, the next epoch is the rest. The fit ends when no round follows. What was decided is in
+    the checkpoint. A job that has a record on the disk is handed out too, but not made again: the module looks at each
+    job, so that it learns of the best network, and processes never go by what another run writes meanwhile.
 
     Subclasses say what the jobs are: :meth:`first_jobs` and, from the records of a round, :meth:`next_jobs`. Both run
     on every process and have to come to the same, so they depend on records and seeds alone.
@@ -25,6 +26,7 @@ class TrialRounds(Callback):
     def __init__(self) -> None:
         self.jobs: list[Job] = []  # the round at hand
         self.round = 0  # rounds begun
+        self.handed: list[Job] = []  # the epoch at hand
         self._resumed = False
 
     @abstractmethod
@@ -56,15 +58,24 @@ class TrialRounds(Callback):
         if trainer.world_size == 1:
             module.watch = leave_if_asked  # several processes stop together, after their trials
         if not self._resumed:
-            self._begin_round(self.first_jobs(trainer, module))
-        self._hand_out(trainer, module)
+            self._begin_round(self.first_jobs(trainer, module), module)
+        self._hand_out(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A checkpoint of an epoch's end: all batches of it are done, also where the next one has more of them."""
+        batches = trainer.fit_loop.epoch_loop.batch_progress
+        if self._resumed and batches.is_last_batch:  # lightning 2.6 holds their number against the loader at hand
+            shift = int(trainer.num_training_batches) - batches.current.ready
+            for name in ("ready", "started", "processed", "completed"):
+                setattr(batches.current, name, getattr(batches.current, name) + shift)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """At the end of an epoch, see whether the round is complete."""
         if trainer.is_last_batch:  # epoch hooks can be lost on resume, and then the next loader is built already
-            self._hand_out(trainer, pl_module)
+            self._next_epoch(trainer, pl_module)
+            self._hand_out(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Nobody looks in any more."""
@@ -80,39 +91,51 @@ class TrialRounds(Callback):
         """Whether the search is over."""
         return self.round > 0 and not self.jobs
 
-    def _hand_out(self, trainer: Trainer, module: Any) -> None:
-        pending = [job for job in self.jobs if module.records.is_pending(job)]
-        while self.jobs and not pending:
-            records = [module.records.find(job) for job in self.jobs]
-            self._refuse_nothing_but_failures(records)
-            self._begin_round(self.next_jobs(trainer, module, records))
-            pending = [job for job in self.jobs if module.records.is_pending(job)]
+    def _next_epoch(self, trainer: Trainer, module: Any) -> None:
+        records = [module.records.known.get(module.records.key(job)) for job in self.jobs]
+        pending = [job for job, record in zip(self.jobs, records, strict=True) if not module.records.is_final(record)]
+        if pending:
+            self.handed = _different(pending, module)
+            return
+        self._refuse_nothing_but_failures(module)
+        self._begin_round(self.next_jobs(trainer, module, records), module)
+
+    def _begin_round(self, jobs: list[Job], module: Any) -> None:
+        self.jobs, self.handed = jobs, _different(jobs, module)
+        self.round += 1
+
+    def _hand_out(self, trainer: Trainer) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        data.set_jobs([job.to_dict() for job in pending])
+        data.set_jobs([job.to_dict() for job in self.handed])
         if not self.jobs:
             trainer.should_stop = True
 
-    def _begin_round(self, jobs: list[Job]) -> None:
-        self.jobs = jobs
-        self.round += 1
-
-    def _refuse_nothing_but_failures(self, records: list[Record]) -> None:
-        if all(record["status"] == "failed" for record in records):
-            raise ValueError(f"all {len(records)} trials of round {self.round} failed: {records[0]['error']}")
+    def _refuse_nothing_but_failures(self, module: Any) -> None:
+        """One failure is no reason to end a search that asks for one architecture at a time."""
+        known = list(module.records.known.values())
+        if len(known) > 1 and all(record["status"] == "failed" for record in known):
+            raise ValueError(f"all {len(known)} trials so far failed: {known[0]['error']}")
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Plain types."""
-        return {"jobs": [job.to_dict() for job in self.jobs], "round": self.round}
+        plain = {name: [job.to_dict() for job in getattr(self, name)] for name in ("jobs", "handed")}
+        return {**plain, "round": self.round}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint; one that knows less than this search, such as the best one of a fit, is let be."""
         self._resumed = True
         if state_dict["round"] > self.round:
             self.jobs = [Job.from_dict(plain) for plain in state_dict["jobs"]]
+            self.handed = [Job.from_dict(plain) for plain in state_dict["handed"]]
             self.round = state_dict["round"]
             self.restore(state_dict)
+
+
+def _different(jobs: list[Job], module: Any) -> list[Job]:
+    """Without those that stand there before: two processes would make them side by side."""
+    return list({module.records.key(job): job for job in jobs}.values())
 
 
 def accuracies(records: list[Record]) -> list[float]:

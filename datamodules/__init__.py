@@ -21,7 +21,8 @@ is left to validate or test on gets one batch of length 0, so that it takes part
 does one that has finished the classes that ``per_class_batch`` gave it to train on.
 
 ``CIFARDataModule``, ``ImageNetDataModule`` and ``Places365DataModule`` give ``image``, ``label`` and ``index``. With
-``split_halves`` a training batch of ``CIFARDataModule`` is two such batches, ``{"weights": batch, "alphas": batch}``.
+``split_halves`` a training batch of ``CIFARDataModule`` is two such batches, ``{"weights": batch, "alphas": batch}``;
+one of ``TrialDataModule`` is a job, ``{"jobs": [job]}``.
 
 The names below are imported when they are first used.
 """

@@ -46,6 +46,13 @@ FIGURES = [
     "sub_architecture_analysis.paths_figure",
     "sub_architecture_analysis.confusion_figure",
     "mosaic_hit_rate.hit_rate_figure",
+    "mip_search.importance_figure",
+    "mip_search.agreement_figure",
+    "mip_replay.replay_figure",
+    "architecture_search.genotype_figure",
+    "architecture_search.search_figure",
+    "genotype_logger.genotype_figure",
+    "genotype_logger.alpha_figure",
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from lit_methods.bpe_mip.search_space import (
     Genotype,
     Recipe,
     genotype_from_sample28,
+    random_genotype,
     read_genotypes,
 )
-from lit_methods.bpe_mip.trial import Trials
+from lit_methods.bpe_mip.trial import Trial, Trials
 from lit_methods.bpe_mip.trial_images import LabelledTensor, TrialImages, resized
+from lit_methods.contract import ExportGraph
 from lit_methods.functional.processes import gather_objects
 from lit_methods.functional.suggestions import first_line
 
@@ -44,7 +47,8 @@ class BPEBenchmark(BPE):
 
     Args:
         architectures: the architectures that recipes are judged by: dicts, or strings of 28 blank-separated operation
-            numbers, or a JSON file of them; ``None`` where a searcher asks for its own.
+            numbers, or a JSON file of them; a number draws as many at random, by ``seed``; ``None`` where a searcher
+            asks for its own.
         ground_truth: accuracy of each when trained to the end, in their order; ``None``: the search measures it.
         recipe: that a searcher's architectures are trained under, as in ``BPE``; MIP searches for its own.
         num_classes: number of classes.
@@ -71,7 +75,7 @@ class BPEBenchmark(BPE):
 
     def __init__(
         self,
-        architectures: list[Any] | str | None = None,
+        architectures: list[Any] | str | int | None = None,
         ground_truth: list[float] | None = None,
         recipe: str | dict[str, Any] | Recipe = "BPE1",
         num_classes: int = 10,
@@ -93,7 +97,7 @@ class BPEBenchmark(BPE):
             class_names=class_names,
         )
         self.automatic_optimization = False
-        self.architectures = read_architectures(architectures)
+        self.architectures = read_architectures(architectures, seed)
         self.ground_truth = check_truth(ground_truth, len(self.architectures))
         self.search_recipe = self.recipe
         self.hparams.update(architectures=[a.to_dict() for a in self.architectures], ground_truth=self.ground_truth)
@@ -133,7 +137,7 @@ class BPEBenchmark(BPE):
         mean, std = self.hparams["mean"] or [0.0] * 3, self.hparams["std"] or [1.0] * 3
         self._images = TrialImages(train, val, mean, std, data.flips)
         self._trials = None
-        context = [self._images.fingerprint, self.hparams["num_classes"], mean, std]
+        context = [type(self).__qualname__, self._images.fingerprint, self.hparams["num_classes"], mean, std]
         folder = self.hparams["records"] or Path(self.trainer.default_root_dir, FOLDER)
         self.records = TrialRecords(folder, json.dumps(context))
 
@@ -181,7 +185,7 @@ class BPEBenchmark(BPE):
             return known, self.records.weights(job) if self._is_better(known) else None
         attempt = {"attempts": 1 + (known["attempts"] if known else 0)}
         try:
-            trial = self.trials.train(job.genotype, job.recipe, job.seed, self.watch)
+            trial = self.run_trial(job)
         except Exception as ex:  # one network that cannot be trained must not end a search of days
             record: Record = {"status": "failed", "error": f"{type(ex).__name__}: {first_line(ex)}", **attempt}
             rank_zero_warn(f"a trial failed ({record['error']}): {job.genotype.key()} under {job.recipe.key()}")
@@ -192,6 +196,14 @@ class BPEBenchmark(BPE):
         weights = trial.weights if self._is_better(record | {"key": self.records.key(job)}) else None
         self.records.add(job, record, weights)
         return self.records.known[self.records.key(job)], weights
+
+    def run_trial(self, job: Job) -> Trial:
+        """Train one network; override it for an estimate of your own, a function of the job alone.
+
+        Args:
+            job: what is to be trained.
+        """
+        return self.trials.train(job.genotype, job.recipe, job.seed, self.watch)
 
     def _is_better(self, record: Record) -> bool:
         """Than the network at hand; of equals the smaller key wins, whoever comes first."""
@@ -222,8 +234,17 @@ class BPEBenchmark(BPE):
             image = resized(levels, size).to(image.dtype) / 255
         return super().as_fed(image)
 
+    def export_graphs(self) -> dict[str, ExportGraph]:
+        """As in ``BPE``; images have the size of the kept network's recipe, not that of the data."""
+        side = self.recipe.image_size
+        example = torch.zeros(2, 3, side, side, device=self.device)
+        return {name: replace(graph, inputs=(example,)) for name, graph in super().export_graphs().items()}
+
     def _compare_with_recipe(self, data: Any) -> None:
         """Nothing to compare: trials do what their recipes say."""
+
+    def _check_size(self, data: Any) -> None:
+        """Any size will do: trials resize."""
 
     def summary(self) -> dict[str, float | str | list]:
         """How many trials there were, and which network is kept."""
@@ -284,20 +305,27 @@ class JobCounter(Optimizer):
                 count.add_(group["lr"])
 
 
-def read_architectures(given: Sequence[Any] | str | None) -> list[Genotype]:
+def read_architectures(given: Sequence[Any] | str | int | None, seed: int = 0) -> list[Genotype]:
     """Architectures, however they are given.
 
     Args:
-        given: genotypes, their dicts, or strings of 28 blank-separated numbers; or a JSON file, or text, with several.
+        given: genotypes, their dicts, or strings of 28 blank-separated numbers; or a JSON file, or text, with several;
+            or how many to draw at random.
+        seed: of random ones.
 
     Raises:
-        ValueError: one is no genotype; two are the same.
+        ValueError: one is no genotype; two are the same; a number below 1.
         FileNotFoundError: there is no such file.
 
     Example:
         >>> read_architectures(["3 3 " + "7 " * 26])[0].normal[0]
         (('sep_conv_3x3', 0), ('sep_conv_3x3', 1))
     """
+    if isinstance(given, int):
+        if given < 1:
+            raise ValueError(f"architectures={given}: draw at least 1, or name them")
+        generator = torch.Generator().manual_seed(seed)
+        return [random_genotype(generator) for _ in range(given)]
     found = read_genotypes(given) if isinstance(given, str) else [_architecture(one) for one in given or []]
     first: dict[str, int] = {}
     for number, genotype in enumerate(found):
@@ -311,9 +339,12 @@ def _architecture(one: Any) -> Genotype:
         return one
     if isinstance(one, str) and one.replace(" ", "").isdigit():
         return genotype_from_sample28([int(word) for word in one.split()])
-    if isinstance(one, str):
+    if not isinstance(one, str):
+        return Genotype.from_dict(one)
+    try:
         return Genotype.parse(one)
-    return Genotype.from_dict(one)
+    except ValueError as error:
+        raise ValueError(f"architectures: {one[:60]!r} is no genotype: {error}") from None
 
 
 def check_truth(truth: Sequence[float] | None, count: int) -> list[float] | None:

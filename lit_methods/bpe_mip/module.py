@@ -12,7 +12,13 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
 from lit_methods.bpe_mip.functional import cosine_lr, drop_path_at
-from lit_methods.bpe_mip.search_space import Genotype, Recipe, named_recipe, read_genotypes
+from lit_methods.bpe_mip.search_space import (
+    Genotype,
+    Recipe,
+    genotype_from_sample28,
+    named_recipe,
+    read_genotypes,
+)
 from lit_methods.bpe_mip.trial import CLIP, MOMENTUM, WEIGHT_DECAY, build_network, trial_loss
 from lit_methods.classification import ImageClassifier
 from lit_methods.contract import ExportGraph
@@ -122,14 +128,17 @@ class BPE(ImageClassifier):
         data = getattr(self.trainer, "datamodule", None)
         if data is None:
             return
-        size, wanted = getattr(data, "input_size", None), self.hparams["input_size"]
-        if size is not None and list(size[1:]) != wanted[1:]:
-            raise ValueError(
-                f"the data have images of {size[1]} pixels, the network takes {wanted[1]} (recipe image_size="
-                f"{self.recipe.image_size}); give --data.image_size {wanted[1]}"
-            )
+        self._check_size(data)
         if stage == "fit":
             self._compare_with_recipe(data)
+
+    def _check_size(self, data: Any) -> None:
+        size, side = getattr(data, "input_size", None), self.recipe.image_size
+        if size is not None and list(size[1:]) != [side, side]:
+            raise ValueError(
+                f"the data have images of {size[1]} pixels, the recipe's image_size is {side}; give --data.image_size "
+                f"{side}, or another recipe"
+            )
 
     def _compare_with_recipe(self, data: Any) -> None:
         ran = {
@@ -175,6 +184,9 @@ class BPE(ImageClassifier):
         """One graph ``classifier``: ``image`` (B, 3, H, W) in [0, 1] to ``logits``, with a dynamic batch."""
         return {"classifier": self._graph_of(_LogitsAlone(self.model))}
 
+    def _smallest_side(self, height: int, width: int) -> None:
+        """The graph has one size of images: sides have to be multiples of 4, which a dynamic size cannot say."""
+
     def summary(self) -> dict[str, float | str | list]:
         """Which architecture and recipe it was, for ``summary.json``."""
         return {"bpe/genotype": self.genotype.key(), "bpe/recipe": self.recipe.key()}
@@ -198,7 +210,7 @@ class BPE(ImageClassifier):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the checkpoint's architecture before its weights arrive."""
         saved = checkpoint["hyper_parameters"]
-        genotype, recipe = Genotype.from_dict(saved["genotype"]), named_recipe(saved["recipe"])
+        genotype, recipe = as_genotype(saved["genotype"]), named_recipe(saved["recipe"])
         if (genotype, recipe) != (self.genotype, self.recipe):
             self.adopt(genotype, recipe)
         super().on_load_checkpoint(checkpoint)
@@ -236,6 +248,8 @@ def as_genotype(given: dict[str, Any] | str | Genotype | None) -> Genotype:
         return given
     if not isinstance(given, str):
         return Genotype.from_dict(given)
+    if given.replace(" ", "").isdigit():
+        return genotype_from_sample28([int(word) for word in given.split()])
     found = read_genotypes(given)
     if len(found) != 1:
         raise ValueError(f"genotype={given!r} has {len(found)} genotypes; give a file with one")
