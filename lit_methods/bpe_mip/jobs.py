@@ -105,8 +105,7 @@ class TrialRecords:
                 read = json.loads(path.read_text("utf-8"))
             except ValueError:
                 read = None  # damaged: the trial is made again
-            whole = isinstance(read, dict) and read.get("key") == key and "status" in read
-            if whole and (found is None or read.get("attempts", 1) >= found.get("attempts", 1)):
+            if _is_record(read, key) and (found is None or read["attempts"] >= found["attempts"]):
                 self.known[key] = found = read
         return found
 
@@ -151,6 +150,16 @@ class TrialRecords:
 
     def _path(self, key: str, suffix: str) -> Path | None:
         return None if self.folder is None else self.folder / f"{key}{suffix}"
+
+
+def _is_record(read: Any, key: str) -> bool:
+    """Whether it has what others go by; people may write into the folder, too."""
+    if not isinstance(read, dict) or read.get("key") != key or type(read.get("attempts")) is not int:
+        return False
+    if read.get("status") == "failed":
+        return isinstance(read.get("error"), str)
+    accuracy = read.get("accuracy")
+    return read.get("status") == "done" and isinstance(accuracy, float | int) and 0 <= accuracy <= 1
 
 
 def _replace(path: Path, write: Any) -> None:
