@@ -82,11 +82,18 @@ class ArchitectureSearch(TrialRounds):
             raise ValueError(f"arguments={arguments} do not fit {SEARCHERS[searcher].__name__}: {ex}") from None
         self.budget, self.parallel, self.slim = budget, parallel, slim
         self.asked: list[Tensor] = []  # of the round at hand
-        self.estimates: list[float] = []  # in the order of asking; NaN: failed
+        self.tried: list[list[int]] = []  # architectures, in the order of asking
+        self.estimates: list[float] = []  # of each; NaN: failed
         self.slimmed: list[float] = []
         self.found: tuple[Genotype, float] | None = None
 
     # -- rounds -------------------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a table, in which there are no other architectures to be found."""
+        super().setup(trainer, pl_module, stage)
+        if getattr(pl_module, "table", None) is not None:
+            raise ValueError("--table is for MIPSearch, such as fit bpe_mip: a table has no estimates to search by")
 
     def first_jobs(self, trainer: Trainer, module: Any) -> list[Job]:
         """Ask for the first architectures."""
@@ -103,6 +110,7 @@ class ArchitectureSearch(TrialRounds):
         for sample, accuracy in zip(self.asked, estimates, strict=True):
             if accuracy > self.searcher.redraw_until:  # NaN is not
                 self.searcher.tell(sample, accuracy)
+        self.tried += [sample.tolist() for sample in self.asked]
         self.estimates += estimates
         self._log(module, estimates)
         if left := self.budget - len(self.estimates):
@@ -154,8 +162,8 @@ class ArchitectureSearch(TrialRounds):
         report.figure(trainer, "search/course", search_figure(self.estimates))
         title = f"estimated top-1 {accuracy:.3f}"
         report.figure(trainer, "search/genotype", genotype_figure(genotype, title))
-        told = {tuple(sample.tolist()): accuracy for sample, accuracy in self.searcher.history}
-        rows = [[i + 1, accuracy, " ".join(map(str, sample))] for i, (sample, accuracy) in enumerate(told.items())]
+        asked = enumerate(zip(self.tried, self.estimates, strict=True), 1)
+        rows = [[number, value, " ".join(map(str, sample))] for number, (sample, value) in asked]
         report.table(trainer, "search/evaluations", ["evaluation", "accuracy", "sample28"], rows)
         if trainer.is_global_zero:
             path = Path(trainer.default_root_dir, "genotype.json")
@@ -190,12 +198,18 @@ class ArchitectureSearch(TrialRounds):
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain types."""
         found = None if self.found is None else [self.found[0].to_dict(), self.found[1]]
-        mine = {"asked": self.asked, "estimates": self.estimates, "slimmed": self.slimmed, "found": found}
+        mine = {
+            "asked": self.asked,
+            "tried": self.tried,
+            "estimates": self.estimates,
+            "slimmed": self.slimmed,
+            "found": found,
+        }
         return super().state_dict() | mine | {"searcher": self.searcher.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on with a searcher of the same arguments."""
-        for name in ("asked", "estimates", "slimmed"):
+        for name in ("asked", "tried", "estimates", "slimmed"):
             setattr(self, name, list(state[name]))
         if (found := state["found"]) is not None:
             self.found = Genotype.from_dict(found[0]), found[1]

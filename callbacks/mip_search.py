@@ -24,7 +24,7 @@ from lit_methods.bpe_mip.search_space import Recipe, named_recipe
 
 TRUTH, MEASURE, CONFIRM = "truth", "measure", "confirm"  # what a round is for
 FRESH = 1_000_003  # added to the seed of the trials that confirm
-_STATE = ("doing", "asked", "truth", "spent", "found", "fresh")
+_STATE = ("doing", "asked", "last", "truth", "spent", "found", "fresh")
 
 
 class MIPSearch(TrialRounds):
@@ -32,10 +32,11 @@ class MIPSearch(TrialRounds):
 
     Each round trains the module's architectures under a few recipes of the space, compares how each recipe ranks them
     with the ground truth, fits a forest from recipe to rank agreement, and fixes the hyper-parameter of least
-    importance. It ends when one is left, when nothing is left to measure or when ``hours`` are spent; then the best
-    recipe is measured once more, with another seed.
+    importance. It ends with a round in which one is left, when nothing is left to measure or when ``hours`` are spent;
+    then the best recipe is measured once more, with another seed.
 
-    Logs after a round ``mip/spearman`` (the best agreement so far), ``mip/hours`` (spent, by the cost model),
+    Logs after a round ``mip/spearman`` (the best agreement so far), ``mip/hours`` (spent, by the cost model,
+    without what confirms),
     ``mip/remaining`` and ``mip/importance_<name>``. Shows ``mip/importance`` (bars with their spread over forest seeds,
     round by round), ``mip/agreement`` (cost and agreement of all measured recipes) and the tables ``mip/recipes`` and
     ``mip/pruned``. ``summary()`` gives ``mip/best_spearman`` (of the best recipe, measured afresh),
@@ -48,8 +49,8 @@ class MIPSearch(TrialRounds):
 
     Args:
         space: name -> rising values, of the recipe's hyper-parameters.
-        base: the recipe whose values the others have, as in ``BPE``.
         k: recipes per round.
+        base: the recipe whose values the others have, as in ``BPE``.
         sampler: ``"random"`` (the cheapest one first) or ``"cheapest"``.
         importance: ``"fanova"`` or ``"impurity"``.
         n_estimators: trees of the forest.
@@ -57,7 +58,7 @@ class MIPSearch(TrialRounds):
         seed: of the order of the recipes and of the forest.
         defaults: name -> value to fix it at when it is pruned, in the place of its cheapest one.
         budget: cost that the best recipe may have at most, in GPU hours per architecture.
-        hours: GPU hours for all trials; a round that would exceed them is not begun.
+        hours: GPU hours for all trials but those that confirm; a recipe that would exceed them is not measured.
         truth_recipe: how architectures are trained to the end; measures the ground truth where the module has none.
 
     Raises:
@@ -78,8 +79,8 @@ class MIPSearch(TrialRounds):
     def __init__(
         self,
         space: dict[str, list[int | float]],
-        base: str | dict[str, Any] = "BPE1",
         k: int = 4,
+        base: str | dict[str, Any] = "BPE1",
         sampler: Literal["random", "cheapest"] = "random",
         importance: Literal["fanova", "impurity"] = "fanova",
         n_estimators: int = 500,
@@ -93,9 +94,19 @@ class MIPSearch(TrialRounds):
         super().__init__()
         self.base, self.truth_recipe = named_recipe(base), named_recipe(truth_recipe)
         self.budget, self.hours = budget, hours
+        if not isinstance(space, dict):
+            raise ValueError(f"space={space!r}: give name -> rising list of values")
         for name, values in space.items():
             for value in values if isinstance(values, list) else []:
                 self.recipe({name: value})  # says what is wrong with it
+        self.settings = {  # what a resumed search has to share
+            "base": self.base.to_dict(),
+            "truth_recipe": self.truth_recipe.to_dict(),
+            "k": k,
+            "importance": importance,
+            "n_estimators": n_estimators,
+            "defaults": defaults or {},
+        }
         self.mip = MIP(
             space,
             lambda values: gpu_hours(self.recipe(values)),
@@ -109,6 +120,7 @@ class MIPSearch(TrialRounds):
         )
         self.doing = MEASURE
         self.asked: list[dict[str, Any]] = []  # recipes of the round at hand
+        self.last = False  # whether that round is the last one: one name remains
         self.truth: list[float] = []
         self.spent = 0.0
         self.found: list[dict[str, Any]] = []  # measured recipes, with what they would pick
@@ -143,8 +155,14 @@ class MIPSearch(TrialRounds):
                 "model.architectures two or more"
             )
         least = min(self.mip.cost(values) for values in self.mip.ask())
-        if self.hours is not None and self.hours < least:
-            raise ValueError(f"hours={self.hours} are fewer than one trial takes ({least:.3g}); give more")
+        before = 0.0 if module.ground_truth is not None else gpu_hours(self.truth_recipe)
+        first = (before + self.mip.cost(self.mip.ask()[0])) * len(module.architectures)
+        if self.hours is not None and self.hours < first:
+            what = "the ground truth and the first recipe take" if before else "the first recipe takes"
+            raise ValueError(
+                f"hours={self.hours} are fewer than {what} for {len(module.architectures)} architectures "
+                f"({first:.3g}); give more"
+            )
         if self.budget is not None and self.budget < least:
             raise ValueError(f"budget={self.budget} is below the cheapest recipe's cost ({least:.3g}); give more")
 
@@ -191,18 +209,18 @@ class MIPSearch(TrialRounds):
         return self._trials(module, [self.mip.best(self.budget)], module.hparams["seed"] + FRESH)
 
     def _measure(self, module: Any) -> list[Job]:
-        """Trials of the next recipes that ``hours`` are left for."""
-        if self.found and self.mip.done:
+        """Trials of the next recipes that ``hours`` are left for; none where the search is over."""
+        if self.last:
             return []
         recipes = self.mip.ask()
+        while not recipes and len(self.mip.remaining) > 1:  # all of this space is measured: the smaller one may not be
+            self._prune()
+            recipes = self.mip.ask()
+        self.last = len(self.mip.remaining) == 1
         if self.hours is not None:
             count = len(module.architectures)
             while recipes and self.spent + sum(map(self.mip.cost, recipes)) * count > self.hours:
                 recipes.pop()
-            if not recipes and not self.found:
-                raise ValueError(
-                    f"hours={self.hours} are fewer than the first recipe takes for {count} architectures; give more"
-                )
         self.asked = recipes
         return self._trials(module, recipes, module.hparams["seed"])
 
@@ -214,10 +232,13 @@ class MIPSearch(TrialRounds):
         self.mip.tell(self.asked, [one["spearman"] for one in judged])
         self.found += judged
         self.spent += sum(one["hours"] for one in judged) * len(module.architectures)
-        if not self.mip.done:
-            self.mip.prune()
-            rank_zero_info(f"mip: {self.mip.reasons[-1]}")
+        if not self.last:
+            self._prune()
         self._log(module)
+
+    def _prune(self) -> None:
+        self.mip.prune()
+        rank_zero_info(f"mip: {self.mip.reasons[-1]}")
 
     def _log(self, module: Any) -> None:
         module.log("mip/spearman", max(score for _, score in self.mip.trials), batch_size=1)
@@ -294,10 +315,21 @@ class MIPSearch(TrialRounds):
 
     def state_dict(self) -> dict[str, Any]:
         """Plain types."""
-        return super().state_dict() | {name: getattr(self, name) for name in _STATE} | {"mip": self.mip.state_dict()}
+        mine = {name: getattr(self, name) for name in _STATE}
+        return super().state_dict() | mine | {"mip": self.mip.state_dict(), "settings": self.settings}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on with the same space."""
+        """Go on with the same space and settings.
+
+        Raises:
+            ValueError: the checkpoint's are others.
+        """
+        for name, mine in self.settings.items():
+            if (theirs := state["settings"][name]) != mine:
+                raise ValueError(
+                    f"{name}={mine}, but the checkpoint's search has {theirs}; give that, or begin anew: with "
+                    "model.records no trial is made twice"
+                )
         for name in _STATE:
             setattr(self, name, state[name])
         self.mip.load_state_dict(state["mip"])

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.interruption import leave_if_asked
 from lit_methods.bpe_mip.jobs import Job, Record
+from lit_methods.functional.processes import gather_objects
 
 
 class TrialRounds(Callback):
@@ -98,7 +99,12 @@ class TrialRounds(Callback):
             self.handed = _different(pending, module)
             return
         self._refuse_nothing_but_failures(module)
-        self._begin_round(self.next_jobs(trainer, module, records), module)
+        jobs = self.next_jobs(trainer, module, records)
+        if len(set(gather_objects(" ".join(job.key() for job in jobs)))) > 1:  # unlike machines round unlike
+            raise RuntimeError(
+                f"the processes came to different decisions after round {self.round}; run them on machines of one kind"
+            )
+        self._begin_round(jobs, module)
 
     def _begin_round(self, jobs: list[Job], module: Any) -> None:
         self.jobs, self.handed = jobs, _different(jobs, module)

@@ -14,7 +14,9 @@ from tests.small_recipes import RECIPES
 
 OWN = {"description", "paper", "backbone", "rates", "image_size", "beta", "recipe"}  # parts of keys
 VICTIM = "model.init_args.model"  # the network of a method that trains none
-FOLLOW_RECIPE = {"bpe_darts_cifar10": {"batch_size", "max_epochs"}}  # what a model's ``recipe`` says of data and Trainer
+FOLLOW_RECIPE = {
+    "bpe_darts_cifar10": {"batch_size", "max_epochs"}
+}  # what a model's ``recipe`` says of data and Trainer
 
 
 def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:

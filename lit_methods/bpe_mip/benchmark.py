@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lit_methods.bpe_mip.jobs import Job, Record, TrialRecords
-from lit_methods.bpe_mip.module import BPE
+from lit_methods.bpe_mip.module import BPE, as_genotype
 from lit_methods.bpe_mip.search_space import (
     Genotype,
     Recipe,
@@ -40,14 +41,15 @@ class BPEBenchmark(BPE):
     of the run's directory, and none is made twice: not on resume, after a kill, or in another run with the same
     ``records``. One that fails is recorded, tried once more, and then left out.
 
-    The module's own network is the most accurate one so far: it is validated, tested, exported and predicts.
+    The module's own network is the most accurate one so far, of those whose weights are here or in the records: it is
+    validated, tested, exported and predicts.
 
     Logs ``trial/accuracy`` (of the jobs of a step, mean over the processes), ``trial/best`` (so far) and
     ``trial/failed`` (jobs that failed twice), and what ``ImageClassifier`` logs in validation and test.
 
     Args:
-        architectures: the architectures that recipes are judged by: dicts, or strings of 28 blank-separated operation
-            numbers, or a JSON file of them; a number draws as many at random, by ``seed``; ``None`` where a searcher
+        architectures: the architectures that recipes are judged by: dicts, or 28 operation numbers each, as a list or
+            text, or a JSON file of them; a number draws as many at random, by ``seed``; ``None`` where a searcher
             asks for its own.
         ground_truth: accuracy of each when trained to the end, in their order; ``None``: the search measures it.
         recipe: that a searcher's architectures are trained under, as in ``BPE``; MIP searches for its own.
@@ -58,6 +60,7 @@ class BPEBenchmark(BPE):
         class_names: names of the classes, for people.
         seed: of the trials.
         records: folder of the records, for several runs to share; ``None`` is ``trials/`` of the run's directory.
+        genotype: of the network at hand, in checkpoints.
 
     Raises:
         ValueError: architectures and ground truth do not fit each other, or a ground truth is constant; during a run:
@@ -75,7 +78,7 @@ class BPEBenchmark(BPE):
 
     def __init__(
         self,
-        architectures: list[Any] | str | int | None = None,
+        architectures: int | list[Any] | str | None = None,
         ground_truth: list[float] | None = None,
         recipe: str | dict[str, Any] | Recipe = "BPE1",
         num_classes: int = 10,
@@ -130,6 +133,11 @@ class BPEBenchmark(BPE):
             self.trainer.limit_test_batches = 0  # no network either
         if stage != "fit" or self.table is not None:
             return
+        if str(self.trainer.precision) != "32-true":
+            raise ValueError(
+                f"trainer.precision={self.trainer.precision}: trials have that of their recipe, fp: 16 or 32; leave "
+                "the Trainer's at 32-true"
+            )
         data: Any = getattr(self.trainer, "datamodule", None)
         if not hasattr(data, "set_jobs"):
             raise ValueError(f"BPEBenchmark trains jobs, which {type(data).__name__} has not; give TrialDataModule")
@@ -167,6 +175,10 @@ class BPEBenchmark(BPE):
         """Make the trials of this process, and learn of those of the others."""
         done = [self._make(Job.from_dict(plain)) for plain in batch["jobs"]]
         shared = [pair for part in gather_objects([record for record, _ in done]) for pair in part]
+        for record in shared:
+            if record["status"] == "failed":
+                job = Job.from_dict(record["job"])
+                rank_zero_warn(f"a trial failed ({record['error']}): {job.genotype.key()} under {job.recipe.key()}")
         self.records.update(shared)
         self._keep_best({record["key"]: weights for record, weights in done if weights is not None}, shared)
         counter: Any = self.optimizers()
@@ -175,8 +187,23 @@ class BPEBenchmark(BPE):
             self.log("trial/accuracy", sum(accuracies) / len(accuracies), batch_size=1, prog_bar=True)
         if self.best:
             self.log("trial/best", self.best["accuracy"], batch_size=1, prog_bar=True)
-        failed = [r for r in self.records.known.values() if r["status"] == "failed" and self.records.is_final(r)]
-        self.log("trial/failed", float(len(failed)), batch_size=1)
+        self.log("trial/failed", float(len(self._failed())), batch_size=1)
+
+    def _failed(self) -> list[Record]:
+        """Records of trials that are not tried again."""
+        known = self.records.known.values()
+        return [record for record in known if record["status"] == "failed" and self.records.is_final(record)]
+
+    def on_fit_end(self) -> None:
+        """Name a better trial than that of the kept network, of which an earlier run kept no weights."""
+        better = [record for record in self.records.known.values() if self._is_better(record)]
+        if better:
+            best = max(record["accuracy"] for record in better)
+            kept = f"{self.best['accuracy']:.4f}" if self.best else "none"
+            rank_zero_warn(
+                f"the best trial ({best:.4f}) was made by another run, and its weights are not in the records: the "
+                f"network kept is the best one of which there are weights ({kept})"
+            )
 
     def _make(self, job: Job) -> tuple[Record, dict[str, Tensor] | None]:
         """The record of a job and, if it may be the best one, its weights."""
@@ -188,7 +215,6 @@ class BPEBenchmark(BPE):
             trial = self.run_trial(job)
         except Exception as ex:  # one network that cannot be trained must not end a search of days
             record: Record = {"status": "failed", "error": f"{type(ex).__name__}: {first_line(ex)}", **attempt}
-            rank_zero_warn(f"a trial failed ({record['error']}): {job.genotype.key()} under {job.recipe.key()}")
             self.records.add(job, record)
             return self.records.known[self.records.key(job)], None
         record = {"status": "done", "accuracy": trial.accuracy, "accuracies": trial.accuracies, **attempt}
@@ -253,7 +279,7 @@ class BPEBenchmark(BPE):
         speeds = sorted(record["images_per_second"] for record in done if record.get("images_per_second"))
         found: dict[str, float | str | list] = {
             "trial/done": len(done),
-            "trial/failed": sum(record["status"] == "failed" for record in records),
+            "trial/failed": len(self._failed()),
         }
         if not records:
             return {}
@@ -309,8 +335,8 @@ def read_architectures(given: Sequence[Any] | str | int | None, seed: int = 0) -
     """Architectures, however they are given.
 
     Args:
-        given: genotypes, their dicts, or strings of 28 blank-separated numbers; or a JSON file, or text, with several;
-            or how many to draw at random.
+        given: genotypes, their dicts, or 28 operation numbers each, as numbers or text; or a JSON file, or text, with
+            several; or how many to draw at random.
         seed: of random ones.
 
     Raises:
@@ -326,7 +352,9 @@ def read_architectures(given: Sequence[Any] | str | int | None, seed: int = 0) -
             raise ValueError(f"architectures={given}: draw at least 1, or name them")
         generator = torch.Generator().manual_seed(seed)
         return [random_genotype(generator) for _ in range(given)]
-    found = read_genotypes(given) if isinstance(given, str) else [_architecture(one) for one in given or []]
+    if given is None:
+        return []
+    found = read_genotypes(given) if isinstance(given, str) else [_architecture(one) for one in given]
     first: dict[str, int] = {}
     for number, genotype in enumerate(found):
         if (same := first.setdefault(genotype.key(), number)) != number:
@@ -337,14 +365,12 @@ def read_architectures(given: Sequence[Any] | str | int | None, seed: int = 0) -
 def _architecture(one: Any) -> Genotype:
     if isinstance(one, Genotype):
         return one
-    if isinstance(one, str) and one.replace(" ", "").isdigit():
-        return genotype_from_sample28([int(word) for word in one.split()])
-    if not isinstance(one, str):
-        return Genotype.from_dict(one)
+    if not isinstance(one, str | Mapping):
+        return genotype_from_sample28(one)
     try:
-        return Genotype.parse(one)
+        return as_genotype(one)  # type: ignore[arg-type]  # any mapping will do
     except ValueError as error:
-        raise ValueError(f"architectures: {one[:60]!r} is no genotype: {error}") from None
+        raise ValueError(f"architectures: {str(one)[:60]!r} is no genotype: {error}") from None
 
 
 def check_truth(truth: Sequence[float] | None, count: int) -> list[float] | None:
@@ -363,6 +389,8 @@ def check_truth(truth: Sequence[float] | None, count: int) -> list[float] | None
     """
     if truth is None:
         return None
+    if any(isinstance(value, bool | str) or not isinstance(value, Real) for value in truth):
+        raise ValueError(f"ground_truth={truth!r}: give numbers, fractions of 1")
     values = [float(value) for value in truth]
     if len(values) != count:
         raise ValueError(f"ground_truth has {len(values)} accuracies for {count} architectures; give one for each")

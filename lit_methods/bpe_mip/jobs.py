@@ -156,6 +156,10 @@ def _is_record(read: Any, key: str) -> bool:
     """Whether it has what others go by; people may write into the folder, too."""
     if not isinstance(read, dict) or read.get("key") != key or type(read.get("attempts")) is not int:
         return False
+    try:
+        Job.from_dict(read["job"])
+    except (ValueError, KeyError, TypeError):
+        return False
     if read.get("status") == "failed":
         return isinstance(read.get("error"), str)
     accuracy = read.get("accuracy")

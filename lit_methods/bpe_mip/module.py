@@ -118,7 +118,9 @@ class BPE(ImageClassifier):
 
     def as_fed(self, image: Tensor) -> Tensor:
         """Images in [0, 1] as the network takes them."""
-        return self.normalize(image).contiguous(memory_format=torch.channels_last)
+        # torch 2.14 corrupts memory in gradients of oneDNN's 1x1 filters of stride 2 with three outputs or fewer
+        layout = torch.channels_last if self.recipe.channels > 3 else torch.contiguous_format
+        return self.normalize(image).contiguous(memory_format=layout)
 
     # -- training -----------------------------------------------------------------------------------------------------
 
@@ -231,8 +233,8 @@ def as_genotype(given: dict[str, Any] | str | Genotype | None) -> Genotype:
     """A genotype, however it is given.
 
     Args:
-        given: a genotype or its dict; a path of a JSON file, JSON, the text form of DARTS, or 28 blank-separated
-            numbers; ``None`` is the second-order cell of DARTS.
+        given: a genotype or its dict; a path of a JSON file, JSON, the text form of DARTS, or 28 operation
+            numbers, as in ``genotype.key()``; ``None`` is the second-order cell of DARTS.
 
     Raises:
         ValueError: it is none, or a file has several.
@@ -248,8 +250,8 @@ def as_genotype(given: dict[str, Any] | str | Genotype | None) -> Genotype:
         return given
     if not isinstance(given, str):
         return Genotype.from_dict(given)
-    if given.replace(" ", "").isdigit():
-        return genotype_from_sample28([int(word) for word in given.split()])
+    if len(digits := given.replace(" ", "")) == 28 and digits.isdigit():
+        return genotype_from_sample28([int(digit) for digit in digits])
     found = read_genotypes(given)
     if len(found) != 1:
         raise ValueError(f"genotype={given!r} has {len(found)} genotypes; give a file with one")

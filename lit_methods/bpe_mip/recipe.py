@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from lit_methods.functional.suggestions import nearest
 
-_LOWEST = {"epochs": 1, "batch_size": 1, "layers": 1, "channels": 1, "cutout": 0, "image_size": 4}
+_LOWEST = {"epochs": 1, "batch_size": 2, "layers": 3, "channels": 1, "cutout": 0, "image_size": 4}
 _RATES = {512: 0.1, 256: 0.06, 128: 0.03, 0: 0.025}  # from this batch size on
 
 
@@ -21,9 +21,9 @@ class Recipe:
 
     Args:
         epochs: so often all images are seen.
-        batch_size: images per step.
+        batch_size: images per step, from 2: batch norm cannot use one.
         lr: learning rate at the start, which falls along a cosine.
-        layers: cells of the network.
+        layers: cells of the network, from 3: two of them halve the size.
         fp: bits of its numbers, 16 or 32.
         channels: of its first cells; odd numbers are fine, since they double before anything splits them.
         cutout: side of the square that is blanked in training images, 0 = off.

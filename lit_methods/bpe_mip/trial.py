@@ -60,7 +60,7 @@ class Trials:
             ``model.half()``.
 
     Source:
-        section 4 of the official settings: SGD with momentum 0.9 and weight decay 3e-4, cosine to 0, gradient norm 5,
+        official code: SGD with momentum 0.9 and weight decay 3e-4, cosine to 0, gradient norm 5,
         drop path up to 0.2, auxiliary head 0.4. Ours: ``"mixed"``; the schedule's last epoch has a rate above 0.
 
     Example:
@@ -82,6 +82,8 @@ class Trials:
         seed: int = 0,
         half: Literal["mixed", "true"] = "mixed",
     ) -> None:
+        if half not in ("mixed", "true"):
+            raise ValueError(f'half={half!r} must be "mixed" or "true"')
         self.images, self.recipe, self.num_classes, self.seed, self.half = images, recipe, num_classes, seed, half
         self._known: dict[tuple[str, int], float] = {}
 
@@ -102,7 +104,7 @@ class Trials:
         """The network of a trial with its first weights, on the device of the images."""
         with self._own_randomness(seed):
             network = build_network(genotype, recipe, self.num_classes)
-        return network.to(self.images.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network.to(self.images.device, memory_format=self.images.layout)  # type: ignore[call-overload]
 
     def train(
         self, genotype: Genotype, recipe: Recipe, seed: int = 0, watch: Callable[[], None] | None = None
@@ -118,7 +120,10 @@ class Trials:
         Raises:
             FloatingPointError: the loss is not finite any more.
         """
-        with self._own_randomness(seed + 1):  # of drop path
+        device = self.images.device.type
+        plain = torch.autocast(device, enabled=False)  # around a trial there may be another precision
+        exact = torch.backends.cudnn.flags(deterministic=True, benchmark=False)  # the same again, also on a GPU
+        with self._own_randomness(seed + 1), plain, exact:
             return self._train(genotype, recipe, seed, watch)
 
     @contextmanager

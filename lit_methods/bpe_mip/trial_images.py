@@ -55,7 +55,7 @@ class TrialImages:
         ValueError: no images for training or validation.
 
     Source:
-        section 3.1 of the paper's settings as in the official code. Ours: whole batches on the device instead of
+        official code. Ours: whole batches on the device instead of
         single pictures in worker processes, and draws by key.
 
     Example:
@@ -79,7 +79,7 @@ class TrialImages:
                 raise ValueError(f"{name} has no images: a trial trains on some and is judged on others (val_fraction)")
         self.train, self.val, self.flip = train, val, flip
         self.fingerprint = _digest(train, val)
-        self._mean, self._std = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
+        self._mean, self._std = (torch.tensor(values, device=self.device).view(-1, 1, 1) for values in (mean, std))
         self._resized: dict[int, Tensor] = {}  # validation images, by size
 
     def __len__(self) -> int:
@@ -89,6 +89,11 @@ class TrialImages:
     def device(self) -> torch.device:
         """Where the images are, and networks are trained."""
         return self.train.images.device
+
+    @property
+    def layout(self) -> torch.memory_format:
+        """Of images and networks: channels last is faster on CPUs."""
+        return torch.channels_last if self.device.type == "cpu" else torch.contiguous_format
 
     def to(self, device: torch.device | str) -> TrialImages:
         """The same images on a device."""
@@ -133,7 +138,7 @@ class TrialImages:
 
     def _normalized(self, images: Tensor) -> Tensor:
         images = (images.float() / 255 - self._mean) / self._std
-        return images.contiguous(memory_format=torch.channels_last)  # a fifth faster on CPUs
+        return images.contiguous(memory_format=self.layout)
 
 
 def resized(images: Tensor, size: int) -> Tensor:

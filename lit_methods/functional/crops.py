@@ -74,7 +74,7 @@ def resize_batch(images: Tensor, size: int) -> Tensor:
     """Bring the images of a batch to a square, all in one step.
 
     Args:
-        images: ``(B, C, H, W)`` uint8, on a device that has float64.
+        images: ``(B, C, H, W)`` uint8.
         size: side of the square, in pixels.
 
     Returns:
@@ -88,6 +88,8 @@ def resize_batch(images: Tensor, size: int) -> Tensor:
         >>> resize_batch(torch.tensor([[[[0, 100], [50, 150]]]], dtype=torch.uint8), 1)
         tensor([[[[75]]]], dtype=torch.uint8)
     """
+    if images.device.type == "mps":  # which has no float64
+        return resize_batch(images.cpu(), size).to(images.device)
     height, width = images.shape[-2:]
     across, down = (_pillow_weights(old, size).to(images.device) for old in (width, height))
     narrow = (images.double() @ across.T).add_(0.5).floor_()
