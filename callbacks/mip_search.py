@@ -35,8 +35,7 @@ class MIPSearch(TrialRounds):
     importance. It ends with a round in which one is left, when nothing is left to measure or when ``hours`` are spent;
     then the best recipe is measured once more, with another seed.
 
-    Logs after a round ``mip/spearman`` (the best agreement so far), ``mip/hours`` (spent, by the cost model,
-    without what confirms),
+    Logs after a round ``mip/spearman`` (the best agreement so far), ``mip/hours`` (spent, by the cost model),
     ``mip/remaining`` and ``mip/importance_<name>``. Shows ``mip/importance`` (bars with their spread over forest seeds,
     round by round), ``mip/agreement`` (cost and agreement of all measured recipes) and the tables ``mip/recipes`` and
     ``mip/pruned``. ``summary()`` gives ``mip/best_spearman`` (of the best recipe, measured afresh),
@@ -197,6 +196,7 @@ class MIPSearch(TrialRounds):
         if self.doing == CONFIRM:
             (best,) = self._judged([self.mip.best(self.budget)], accuracies(records))
             self.fresh = {name: best[name] for name in ("spearman", "top_mean", "expected_pick")}
+            self.spent += best["hours"] * len(records)
             rank_zero_info(f"mip: the best recipe, measured afresh, has a rank agreement of {best['spearman']:.3f}")
             self._log(module)
             self._show(trainer, module)
