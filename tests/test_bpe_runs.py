@@ -213,7 +213,7 @@ def equal_runs(one: Path, other: Path) -> None:
         pytest.param("mip", 20, id="before a round that is shorter", marks=pytest.mark.slow),
         pytest.param("mip", 26, id="when the best one is measured again", marks=pytest.mark.slow),
         pytest.param("mip", 28, id="at the end of it all", marks=pytest.mark.slow),
-        pytest.param("search", 3, id="in a round of architectures"),
+        pytest.param("search", 3, id="in a round of architectures", marks=pytest.mark.slow),
         pytest.param("search", 4, id="at the end of such", marks=pytest.mark.slow),
         pytest.param("search", 5, id="before slimming", marks=pytest.mark.slow),
     ],

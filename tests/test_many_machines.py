@@ -140,6 +140,7 @@ def lead_beside_a_worker(example: ModuleType, where: str, *words: str, patience:
         return leader.result()
 
 
+@pytest.mark.slow
 def test_a_killed_worker_changes_nothing(tmp_path, example, recipe, one_process, start):
     pytest.importorskip("optuna")
     where = str(tmp_path / "study.journal")
@@ -189,6 +190,7 @@ def test_rounds_through_a_folder_come_to_the_same(tmp_path, example, recipe, one
     assert len(records) == 3 * (len(one_process["recipes"]) + 1)
 
 
+@pytest.mark.slow
 def test_a_lead_that_was_killed_goes_on_without_repeating(tmp_path, example, recipe, one_process, monkeypatch):
     pytest.importorskip("optuna")
     where, added = str(tmp_path / "study.journal"), []
@@ -227,6 +229,7 @@ def _close_when_done(study: Any, leader: Any) -> None:
     study.close()
 
 
+@pytest.mark.slow
 def test_a_trial_that_raises_is_tried_twice_and_then_left_out(tmp_path, example, recipe, monkeypatch):
     pytest.importorskip("optuna")
     train, calls = example.Trials.train, Counter[str]()

@@ -155,6 +155,16 @@ def test_the_embedded_sub_architectures_know_their_class(tmp_path):
     assert summary["test/kept_ratio"] < 0.7
 
 
+@pytest.mark.slow
+def test_the_embedded_search_finds_a_recipe_that_ranks(tmp_path):
+    """Afresh, too; and it says first that the control is of no use."""
+    assert main("fit", ["bpe_mip", "--run_dir", str(tmp_path / "run"), "--trainer.accelerator", "cpu"]) == 0
+    summary = read_summary(tmp_path / "run")
+    assert summary["mip/best_spearman"] >= summary["mip/median_spearman"] + 0.1
+    assert summary["mip/pruned_first"] == summary["mip/pruned"][0] == "cutout"
+    assert set(summary["mip/pruned"]) < {"cutout", "epochs", "lr"}
+
+
 def test_a_corrupt_picture_in_the_middle_is_one_line(imagenet_root, tmp_path, capsys):
     """Not the first of its split: it shows when training is under way, here in a worker."""
     root = tmp_path / "data"

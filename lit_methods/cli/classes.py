@@ -48,7 +48,7 @@ def offered(key: str) -> dict[str, type]:
 
     Example:
         >>> list(offered("data"))
-        ['CIFARDataModule', 'ImageNetDataModule', 'Places365DataModule']
+        ['CIFARDataModule', 'ImageNetDataModule', 'Places365DataModule', 'TrialDataModule']
     """
     names = [name for package in PACKAGES for name in import_module(package).__all__]
     classes = {name: found for name in names if (found := find_class(name))}

@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch
+import yaml
 from torch.testing import assert_close
 
 from datamodules import CIFARDataModule
@@ -59,7 +60,9 @@ def test_a_run_that_is_another_than_its_recipe_says_so(make_trainer):
 
 def test_images_of_another_size_are_refused(make_trainer):
     trainer = make_trainer(max_epochs=1)
-    with pytest.raises(ValueError, match=r"images of 32 pixels, the network takes 8 .* --data.image_size 8"):
+    with pytest.raises(
+        ValueError, match=r"images of 32 pixels, the recipe's image_size is 8; give --data.image_size 8"
+    ):
         trainer.fit(BPE(genotype(), RECIPE), datamodule=data(image_size=32))
 
 
@@ -151,3 +154,22 @@ def test_no_such_file_is_said():
 
 def test_its_summary_names_genotype_and_recipe():
     assert BPE(genotype(), "BPE1").summary() == {"bpe/genotype": genotype().key(), "bpe/recipe": BPE1.key()}
+
+
+def test_paper_scale_recipes_say_what_their_settings_are_called():
+    from lit_methods.bpe_mip.search_space import FULL, PRESETS
+    from tests.small_recipes import RECIPES
+
+    full = yaml.safe_load(RECIPES["bpe_cifar10_full"].read_text("utf-8"))
+    ran = full["data"]["init_args"] | {"epochs": full["trainer"]["max_epochs"]}
+    assert full["model"]["init_args"]["recipe"] == "FULL"
+    assert {name: ran[name] for name in ("epochs", "batch_size", "cutout", "image_size")} == {
+        name: getattr(FULL, name) for name in ("epochs", "batch_size", "cutout", "image_size")
+    }
+    searches = [name for name in RECIPES if name.startswith(("bpe_random_", "bpe_evolution_", "bpe_reinforce_"))]
+    assert len(searches) == 6
+    for name in searches:
+        search = yaml.safe_load(RECIPES[name].read_text("utf-8"))
+        assert search["model"]["init_args"]["recipe"] == name.rpartition("_")[2].upper()
+        assert search["model"]["init_args"]["recipe"] in PRESETS
+        assert search["trainer"]["callbacks"][-1]["init_args"]["budget"] == 100

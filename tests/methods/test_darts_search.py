@@ -104,6 +104,7 @@ def test_the_losses_that_are_logged(make_trainer, unrolled):
     assert logged["train/lr"] == pytest.approx(1e-9)
 
 
+@pytest.mark.slow
 def test_steps_by_the_alphas_half_lower_its_loss(steps):
     """By gradients of the right sign and order; the weights stand still."""
     module = DARTSSearch(TINY | {"lr": 1e-9}, unrolled=False, arch_lr=0.1, arch_weight_decay=0)
@@ -162,6 +163,7 @@ def test_an_empty_half_is_no_step(steps, empty):
     assert_close(state(module), before, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_halves_may_have_different_lengths(steps):
     module = DARTSSearch(TINY)
     before = module.alphas()
@@ -225,6 +227,7 @@ def test_the_summary_counts_identities_of_the_normal_cell():
     assert summary["darts/genotype"].startswith("42")
 
 
+@pytest.mark.slow
 def test_bfloat16_leaves_the_architecture_gradient_alone(make_trainer, monkeypatch):
     seen = []
 
@@ -252,6 +255,7 @@ def test_a_checkpoint_rebuilds_the_search(make_trainer, tmp_path):
     assert [len(p["labels"]) for p in predictions] == [5, 5]
 
 
+@pytest.mark.slow
 def test_a_test_takes_the_recipe_of_the_checkpoint(make_trainer, tmp_path):
     trainer = make_trainer(max_epochs=1)
     trainer.fit(DARTSSearch(TINY, unrolled=False), torch.utils.data.DataLoader([batch()], batch_size=None))
