@@ -399,3 +399,19 @@ def test_what_an_epoch_leaves_is_in_the_next(tmp_path):
     assert len(calls) == calls.different == TRIALS["search"]
     epochs = [row["epoch"] for row in metrics(tmp_path / "run") if row["trial/accuracy"]]
     assert epochs == ["0", "0", "1", "2", "2", "3"]
+
+
+@pytest.mark.slow
+def test_a_measured_table_is_replayed(shared, tmp_path):
+    run = tmp_path / "run"
+    assert main("fit", ["bpe_mip", *CPU, "--table", str(shared / "data" / "bpe_mip"), "--run_dir", str(run)]) == 0
+    summary = read_summary(run)
+    assert set(summary["mip/pruned"][:3]) == {"cutout", "lr", "batch_size"}
+    assert set(summary["mip/pruned"][-3:]) == {"channels", "epochs", "layers"}
+    assert summary["mip/left_out_error"] <= 0.08
+    assert 0 < summary["mip/random_hours"]
+    assert 0 < summary["mip/mip_hours"]
+    assert len(read_rows(run / "tables" / "mip_table.csv")) == 26
+    assert (run / "pictures" / "mip_replay.png").exists()
+    assert not (run / "checkpoints").exists()
+    assert not (run / "trials").exists()

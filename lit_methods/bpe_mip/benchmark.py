@@ -266,11 +266,8 @@ class BPEBenchmark(BPE):
         example = torch.zeros(2, 3, side, side, device=self.device)
         return {name: replace(graph, inputs=(example,)) for name, graph in super().export_graphs().items()}
 
-    def _compare_with_recipe(self, data: Any) -> None:
-        """Nothing to compare: trials do what their recipes say."""
-
-    def _check_size(self, data: Any) -> None:
-        """Any size will do: trials resize."""
+    def _check_data(self, data: Any, stage: str) -> None:
+        """Any will do: trials resize images, and do what their recipes say."""
 
     def summary(self) -> dict[str, float | str | list]:
         """How many trials there were, and which network is kept."""

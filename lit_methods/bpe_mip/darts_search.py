@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import SGD, Adam, Optimizer
@@ -17,6 +16,7 @@ from torch.optim import SGD, Adam, Optimizer
 from lit_methods.bpe_mip.architecture_gradient import architecture_gradient
 from lit_methods.bpe_mip.functional import cosine_lr
 from lit_methods.bpe_mip.model import DartsSupernet
+from lit_methods.bpe_mip.recipe_check import check_size, warn_of_differences
 from lit_methods.bpe_mip.search_space import Genotype, Recipe, named_recipe
 from lit_methods.classification import ImageClassifier
 
@@ -128,29 +128,13 @@ class DARTSSearch(ImageClassifier):
         """Refuse data and precisions that do not fit; name where the run is another than the recipe."""
         super().setup(stage)
         data = getattr(self.trainer, "datamodule", None)
-        size, wanted = getattr(data, "input_size", None), self.recipe.image_size
-        if size is not None and list(size[1:]) != [wanted, wanted]:
-            raise ValueError(
-                f"the data have images of {size[1]} pixels, the recipe has image_size={wanted}; "
-                f"give --data.image_size {wanted}, or another recipe"
-            )
+        check_size(self.recipe, data)
         if stage != "fit":
             return
         if not getattr(data, "split_halves", True):
             raise ValueError(f"{type(data).__name__} gives one batch at a time, {_CURE}")
         _check_precision(str(self.trainer.precision))
-        self._compare_with_recipe(data)
-
-    def _compare_with_recipe(self, data: Any) -> None:
-        ran = {
-            "epochs": self.trainer.max_epochs,
-            "batch_size": getattr(data, "batch_size", None),
-            "cutout": getattr(data, "cutout", None),
-            "fp": 16 if "16" in str(self.trainer.precision) else 32,
-        }
-        said = self.recipe.to_dict()
-        if others := [f"{k}={v} for {said[k]}" for k, v in ran.items() if v is not None and v != said[k]]:
-            rank_zero_warn(f"this run differs from its recipe: {', '.join(others)}")
+        warn_of_differences(self.recipe, self.trainer, data)
 
     # -- search -------------------------------------------------------------------------------------------------------
 

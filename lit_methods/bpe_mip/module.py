@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
 from lit_methods.bpe_mip.functional import cosine_lr, drop_path_at
+from lit_methods.bpe_mip.recipe_check import check_size, warn_of_differences
 from lit_methods.bpe_mip.search_space import (
     Genotype,
     Recipe,
@@ -128,30 +128,13 @@ class BPE(ImageClassifier):
         """Refuse images of another size; name where the run is another than the recipe."""
         super().setup(stage)
         data = getattr(self.trainer, "datamodule", None)
-        if data is None:
-            return
-        self._check_size(data)
+        if data is not None:
+            self._check_data(data, stage)
+
+    def _check_data(self, data: Any, stage: str) -> None:
+        check_size(self.recipe, data)
         if stage == "fit":
-            self._compare_with_recipe(data)
-
-    def _check_size(self, data: Any) -> None:
-        size, side = getattr(data, "input_size", None), self.recipe.image_size
-        if size is not None and list(size[1:]) != [side, side]:
-            raise ValueError(
-                f"the data have images of {size[1]} pixels, the recipe's image_size is {side}; give --data.image_size "
-                f"{side}, or another recipe"
-            )
-
-    def _compare_with_recipe(self, data: Any) -> None:
-        ran = {
-            "epochs": self.trainer.max_epochs,
-            "batch_size": getattr(data, "batch_size", None),
-            "cutout": getattr(data, "cutout", None),
-            "fp": 16 if "16" in str(self.trainer.precision) else 32,
-        }
-        said = self.recipe.to_dict()
-        if others := [f"{k}={v} for {said[k]}" for k, v in ran.items() if v is not None and v != said[k]]:
-            rank_zero_warn(f"this run differs from its recipe: {', '.join(others)}")
+            warn_of_differences(self.recipe, self.trainer, data)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """The loss of one batch."""
