@@ -212,7 +212,6 @@ def equal_runs(one: Path, other: Path) -> None:
         pytest.param("mip", 9, id="in a round of recipes", marks=pytest.mark.slow),
         pytest.param("mip", 20, id="before a round that is shorter", marks=pytest.mark.slow),
         pytest.param("mip", 26, id="when the best one is measured again", marks=pytest.mark.slow),
-        pytest.param("mip", 28, id="at the end of it all", marks=pytest.mark.slow),
         pytest.param("search", 3, id="in a round of architectures", marks=pytest.mark.slow),
         pytest.param("search", 4, id="at the end of such", marks=pytest.mark.slow),
         pytest.param("search", 5, id="before slimming", marks=pytest.mark.slow),
@@ -409,8 +408,8 @@ def test_a_measured_table_is_replayed(shared, tmp_path):
     assert set(summary["mip/pruned"][:3]) == {"cutout", "lr", "batch_size"}
     assert set(summary["mip/pruned"][-3:]) == {"channels", "epochs", "layers"}
     assert summary["mip/left_out_error"] <= 0.08
-    assert 0 < summary["mip/random_hours"]
-    assert 0 < summary["mip/mip_hours"]
+    assert summary["mip/random_hours"] > 0
+    assert summary["mip/mip_hours"] > 0
     assert len(read_rows(run / "tables" / "mip_table.csv")) == 26
     assert (run / "pictures" / "mip_replay.png").exists()
     assert not (run / "checkpoints").exists()
