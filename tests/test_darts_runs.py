@@ -199,4 +199,4 @@ def test_the_packaged_search_learns(tmp_path):
     assert read_summary(tmp_path / "run")["test/top1"] >= 0.6
     module = DARTSSearch.load_from_checkpoint(best_of(tmp_path / "run"), map_location="cpu", weights_only=True)
     alphas = module.alphas()
-    assert (F.softmax(alphas, 1) - 1 / 8).abs().mean() > 2e-3
+    assert (F.softmax(alphas, 1) - 1 / 8).abs().mean() > 8e-4  # 1e-4 at the start
