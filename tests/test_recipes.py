@@ -160,7 +160,8 @@ def test_the_embedded_search_finds_a_recipe_that_ranks(tmp_path):
     """Afresh, too; and it says first that the control is of no use."""
     assert main("fit", ["bpe_mip", "--run_dir", str(tmp_path / "run"), "--trainer.accelerator", "cpu"]) == 0
     summary = read_summary(tmp_path / "run")
-    assert summary["mip/best_spearman"] >= summary["mip/median_spearman"] + 0.1
+    assert summary["mip/best_spearman"] >= max(0.7, summary["mip/median_spearman"] + 0.1)
+    assert summary["mip/found_spearman"] >= 0.7  # 0.38 with a shuffled ground truth
     assert summary["mip/pruned_first"] == summary["mip/pruned"][0] == "cutout"
     assert set(summary["mip/pruned"]) < {"cutout", "epochs", "lr"}
 
