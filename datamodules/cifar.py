@@ -150,7 +150,7 @@ class TensorImages(LabelledImages):
         images = self.images[torch.from_numpy(rows)]
         if self.augment:
             images = crop_and_flip(images, uniforms(3, AUGMENT, self.seed, epochs, rows), flip=self.flip)
-        if self.image_size is not None and images.shape[-2:] != (self.image_size, self.image_size):
+        if self.image_size is not None:
             images = resize_batch(images, self.image_size)
         return images, rows
 

@@ -209,10 +209,7 @@ class ImageClassifier(Described, LightningModule):
         Raises:
             ValueError: the images have another number of channels than three.
         """
-        if image.ndim != 4 or image.shape[1] != 3:
-            raise ValueError(
-                f"image must be RGB (B, 3, H, W), got {tuple(image.shape)}; repeat a grey channel three times"
-            )
+        check_rgb(image)
         # a fifth faster convolutions on CPUs, and what GPUs with tensor cores want
         return self.model(self.normalize(image).contiguous(memory_format=torch.channels_last))
 
@@ -400,6 +397,22 @@ class ImageClassifier(Described, LightningModule):
         self.hparams["start_epoch"] = saved.get("start_epoch", 0)
         if self._trainer is not None:  # now: else its float64 weights (64-true) pass through float32 ones
             self._trainer.precision_plugin.convert_module(self)
+
+
+def check_rgb(image: Tensor) -> None:
+    """Refuse what is no batch of RGB images.
+
+    Args:
+        image: (B, 3, H, W).
+
+    Raises:
+        ValueError: it has another shape.
+
+    Example:
+        >>> check_rgb(torch.zeros(2, 3, 8, 8))
+    """
+    if image.ndim != 4 or image.shape[1] != 3:
+        raise ValueError(f"image must be RGB (B, 3, H, W), got {tuple(image.shape)}; repeat a grey channel three times")
 
 
 def _few(names: Sequence[str]) -> str:

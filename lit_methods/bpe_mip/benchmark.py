@@ -24,8 +24,9 @@ from lit_methods.bpe_mip.search_space import (
     read_genotypes,
 )
 from lit_methods.bpe_mip.trial import Trial, Trials
-from lit_methods.bpe_mip.trial_images import LabelledTensor, TrialImages, resized
+from lit_methods.bpe_mip.trial_images import LabelledTensor, TrialImages
 from lit_methods.contract import ExportGraph
+from lit_methods.functional.crops import resize_batch
 from lit_methods.functional.processes import gather_objects
 from lit_methods.functional.suggestions import first_line
 
@@ -257,7 +258,7 @@ class BPEBenchmark(BPE):
         size = self.recipe.image_size
         if image.shape[-1] != size or image.shape[-2] != size:
             levels = (image.float().clamp(0, 1) * 255).round().to(torch.uint8)
-            image = resized(levels, size).to(image.dtype) / 255
+            image = resize_batch(levels, size).to(image.dtype) / 255
         return super().as_fed(image)
 
     def export_graphs(self) -> dict[str, ExportGraph]:

@@ -18,9 +18,10 @@ from lit_methods.bpe_mip.functional import cosine_lr
 from lit_methods.bpe_mip.model import DartsSupernet
 from lit_methods.bpe_mip.recipe_check import check_size, warn_of_differences
 from lit_methods.bpe_mip.search_space import Genotype, Recipe, named_recipe
-from lit_methods.classification import ImageClassifier
+from lit_methods.bpe_mip.trial import CLIP, MOMENTUM, WEIGHT_DECAY
+from lit_methods.classification import ImageClassifier, check_rgb
 
-MOMENTUM, WEIGHT_DECAY, CLIP, LOWEST_LR = 0.9, 3e-4, 5.0, 1e-3  # of the weights
+LOWEST_LR = 1e-3  # of the weights
 BETAS = (0.5, 0.999)  # of the architecture weights' Adam
 HALVES = ("weights", "alphas")
 
@@ -118,8 +119,7 @@ class DARTSSearch(ImageClassifier):
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, num_classes) of RGB images (B, 3, H, W) in [0, 1]; H and W multiples of 4."""
-        if image.ndim != 4 or image.shape[1] != 3:
-            raise ValueError(f"image must be RGB (B, 3, H, W), got {tuple(image.shape)}; repeat a grey channel thrice")
+        check_rgb(image)
         return self.model(self.normalize(image))
 
     # -- before a run -------------------------------------------------------------------------------------------------

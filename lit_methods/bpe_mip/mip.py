@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_methods.bpe_mip.importance import METHODS, importance_of
+from lit_methods.bpe_mip.importance import METHODS, importance_spread
 from lit_methods.functional.draws import permutation, purpose
 from lit_methods.functional.suggestions import nearest
 
@@ -405,17 +405,21 @@ class MIP:
 
     def _importances(self, x: NDArray[np.int64], y: NDArray[np.float64], names: list[str]) -> list[float]:
         sizes, seed = [len(self.space[name]) for name in names], self.seed + len(self.importances)
-        rows = np.stack([self._one(x, y, names, sizes, seed + i) for i in range(max(1, self.spread_seeds))])
+        seeds = range(seed, seed + max(1, self.spread_seeds))
+        if callable(self.importance):
+            rows = np.stack([self._ask_importance(x, y, names, sizes, one) for one in seeds])
+        else:
+            options: dict[str, Any] = {"importance": self.importance, "n_estimators": self.n_estimators}
+            rows = importance_spread(x, y, sizes, seeds=seeds, **options)
         if self.spread_seeds:
             low, high = rows.min(0).tolist(), rows.max(0).tolist()
             self.spread.append(dict(zip(names, zip(low, high, strict=True), strict=True)))
         return list(map(float, rows[0]))
 
-    def _one(
+    def _ask_importance(
         self, x: NDArray[np.int64], y: NDArray[np.float64], names: list[str], sizes: list[int], seed: int
     ) -> NDArray[np.float64]:
-        if not callable(self.importance):
-            return importance_of(x, y, sizes, self.importance, self.n_estimators, seed)
+        assert callable(self.importance)
         found = np.asarray(self.importance(x, y, list(names), list(sizes), seed), np.float64)
         if found.shape != (len(names),) or not np.isfinite(found).all():
             raise ValueError(f"importance must give one finite number for each of {names}, got {found.tolist()}")

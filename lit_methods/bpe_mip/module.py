@@ -20,7 +20,7 @@ from lit_methods.bpe_mip.search_space import (
     read_genotypes,
 )
 from lit_methods.bpe_mip.trial import CLIP, MOMENTUM, WEIGHT_DECAY, build_network, trial_loss
-from lit_methods.classification import ImageClassifier
+from lit_methods.classification import ImageClassifier, check_rgb
 from lit_methods.contract import ExportGraph
 
 # the second-order cell of DARTS (arXiv 1806.09055, figures 4 and 5): an architecture to begin with
@@ -112,8 +112,7 @@ class BPE(ImageClassifier):
 
     def network_output(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits, and in training those of the auxiliary head."""
-        if image.ndim != 4 or image.shape[1] != 3:
-            raise ValueError(f"image must be RGB (B, 3, H, W), got {tuple(image.shape)}; repeat a grey channel thrice")
+        check_rgb(image)
         return self.model(self.as_fed(image))
 
     def as_fed(self, image: Tensor) -> Tensor:

@@ -85,7 +85,7 @@ class Trials:
         if half not in ("mixed", "true"):
             raise ValueError(f'half={half!r} must be "mixed" or "true"')
         self.images, self.recipe, self.num_classes, self.seed, self.half = images, recipe, num_classes, seed, half
-        self._known: dict[tuple[str, int], float] = {}
+        self._known: dict[str, float] = {}
 
     def __call__(self, genotype: Genotype, recipe: Recipe | None = None) -> float:
         """The estimate of an architecture, in [0, 1]; one that was made before is not made again.
@@ -96,7 +96,7 @@ class Trials:
         if (recipe := recipe or self.recipe) is None:
             raise ValueError("recipe: missing; give Trials(images, recipe) or trials(genotype, recipe)")
         job = Job(genotype, recipe, self.seed)
-        if (key := (job.key(), self.seed)) not in self._known:
+        if (key := job.key()) not in self._known:
             self._known[key] = self.train(genotype, recipe, self.seed).accuracy
         return self._known[key]
 

@@ -80,7 +80,7 @@ class TrialImages:
         self.train, self.val, self.flip = train, val, flip
         self.fingerprint = _digest(train, val)
         self._mean, self._std = (torch.tensor(values, device=self.device).view(-1, 1, 1) for values in (mean, std))
-        self._resized: dict[int, Tensor] = {}  # validation images, by size
+        self._resized = {val.images.shape[-1]: val.images}  # validation images, by size
 
     def __len__(self) -> int:
         return len(self.train.labels)
@@ -99,7 +99,8 @@ class TrialImages:
         """The same images on a device."""
         moved = copy.copy(self)
         moved.train, moved.val = self.train.to(device), self.val.to(device)
-        moved._mean, moved._std, moved._resized = self._mean.to(device), self._std.to(device), {}
+        moved._mean, moved._std = self._mean.to(device), self._std.to(device)
+        moved._resized = {moved.val.images.shape[-1]: moved.val.images}
         return moved
 
     def epoch(self, recipe: Recipe, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -121,7 +122,7 @@ class TrialImages:
     def validation(self, size: int, batch_size: int = 1000) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of the validation images in a size: normalised images and their labels."""
         if size not in self._resized:
-            self._resized[size] = resized(self.val.images, size)
+            self._resized[size] = resize_batch(self.val.images, size)
         images = self._resized[size]
         for image, label in zip(images.split(batch_size), self.val.labels.split(batch_size), strict=True):
             yield self._normalized(image), label
@@ -129,7 +130,7 @@ class TrialImages:
     def _augmented(self, positions: np.ndarray, recipe: Recipe, seed: int, epoch: int) -> Tensor:
         draws = uniforms(5, _AUGMENT, seed, np.full(len(positions), epoch), positions)
         images = self.train.images[torch.from_numpy(positions).to(self.device)]
-        images = resized(crop_and_flip(images, draws, flip=self.flip), recipe.image_size)
+        images = resize_batch(crop_and_flip(images, draws, flip=self.flip), recipe.image_size)
         images = self._normalized(images)
         if recipe.cutout:
             centers = torch.from_numpy((draws[:, 3:] * recipe.image_size).astype(np.int64)).to(self.device)
@@ -139,20 +140,6 @@ class TrialImages:
     def _normalized(self, images: Tensor) -> Tensor:
         images = (images.float() / 255 - self._mean) / self._std
         return images.contiguous(memory_format=self.layout)
-
-
-def resized(images: Tensor, size: int) -> Tensor:
-    """Square pictures in another size, as 8 bits: bilinear with antialiasing.
-
-    Args:
-        images: (N, 3, S, S) uint8.
-        size: side that is wanted, in pixels.
-
-    Example:
-        >>> resized(torch.full((1, 3, 32, 32), 7, dtype=torch.uint8), 16).unique()
-        tensor([7], dtype=torch.uint8)
-    """
-    return images if images.shape[-2:] == (size, size) else resize_batch(images, size)
 
 
 def _digest(*parts: LabelledTensor) -> str:

@@ -78,7 +78,7 @@ def resize_batch(images: Tensor, size: int) -> Tensor:
         size: side of the square, in pixels.
 
     Returns:
-        ``(B, C, size, size)`` uint8, bilinear with antialiasing.
+        ``(B, C, size, size)`` uint8, bilinear with antialiasing; the images themselves where they have that size.
 
     Source:
         Pillow's ``Image.resize``, bit for bit: rows, then columns, in whole numbers with 22 bits behind the point and
@@ -88,6 +88,8 @@ def resize_batch(images: Tensor, size: int) -> Tensor:
         >>> resize_batch(torch.tensor([[[[0, 100], [50, 150]]]], dtype=torch.uint8), 1)
         tensor([[[[75]]]], dtype=torch.uint8)
     """
+    if images.shape[-2:] == (size, size):
+        return images
     if images.device.type == "mps":  # which has no float64
         return resize_batch(images.cpu(), size).to(images.device)
     height, width = images.shape[-2:]

@@ -67,7 +67,7 @@ def test_images_of_another_size_are_refused(make_trainer):
 
 
 def test_grey_images_are_refused():
-    with pytest.raises(ValueError, match="repeat a grey channel thrice"):
+    with pytest.raises(ValueError, match="repeat a grey channel three times"):
         BPE(genotype(), RECIPE)(torch.zeros(2, 1, 8, 8))
 
 
