@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from datamodules.cifar import read_digits
+from datamodules.cifar_files import read_digits
 from lit_methods.inference import as_image, find_pictures, fit_size
 from lit_methods.ppba import HTTPLabelService, Ledger, PPBAAttack, label_score_loss
 from lit_methods.ppba.build import low_frequencies

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.cifar import CLASS_NAMES, LAYOUTS
+from datamodules.cifar_files import CLASS_NAMES, LAYOUTS
 from datamodules.demo.patterns import class_picture
 
 
