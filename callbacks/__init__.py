@@ -1,7 +1,7 @@
 """Callbacks of the collection: pruning, reports, loggers, and what keeps a run safe.
 
 A callback is found in the file that bears its name, ``NaNGuard`` in ``nan_guard.py``, and imported when it is first
-used. The lines below are for editors and type checkers; two have another name than their file.
+used. The lines below are for editors and type checkers; three have another name than their file.
 """
 
 from typing import TYPE_CHECKING
@@ -10,7 +10,10 @@ from lit_methods.functional.lazy import lazy_names
 
 if TYPE_CHECKING:
     from callbacks.attack_logger import AttackLogger as AttackLogger
+    from callbacks.camera_augmentation import CameraStyleAugmentation as CameraStyleAugmentation
+    from callbacks.cluster_report import ClusterReport as ClusterReport
     from callbacks.complexity_logger import ComplexityLogger as ComplexityLogger
+    from callbacks.direct_transfer import DirectTransfer as DirectTransfer
     from callbacks.filter_sketch_pruning import FilterSketchPruning as FilterSketchPruning
     from callbacks.hrank_pruning import HRankPruning as HRankPruning
     from callbacks.interruption import Interruption as Interruption
@@ -18,7 +21,9 @@ if TYPE_CHECKING:
     from callbacks.mosaic_hit_rate import MosaicHitRate as MosaicHitRate
     from callbacks.nan_guard import NaNGuard as NaNGuard
     from callbacks.prediction_logger import PredictionLogger as PredictionLogger
+    from callbacks.pseudo_label_clustering import PseudoLabelClustering as PseudoLabelClustering
     from callbacks.random_state import RandomState as RandomState
+    from callbacks.ranked_lists import RankedLists as RankedLists
     from callbacks.report import RunReport as RunReport
     from callbacks.sub_architecture_analysis import SubArchitectureAnalysis as SubArchitectureAnalysis
 

@@ -37,6 +37,17 @@ def replace_network(trainer: Trainer, module: LightningModule, network: nn.Modul
     if layer_sync := getattr(strategy, "_layer_sync", None):  # trainer.sync_batchnorm
         module.model = layer_sync.apply(module.model)
     refuse_unequal(module)  # DDP would hand the first process's weights to all, and hide it
+    renew_training(trainer, module)
+
+
+def renew_training(trainer: Trainer, module: LightningModule) -> None:
+    """Another choice of parameters is trained from here on: tell DDP, build optimisers anew, forget the best scores.
+
+    Args:
+        trainer: the running trainer, between two batches.
+        module: its module; ``configure_optimizers`` gives the new optimisers.
+    """
+    strategy = trainer.strategy
     if strategy.model is not module:  # wrapped, as by DDP
         strategy.model = strategy._setup_model(module)
     strategy.setup_optimizers(trainer)

@@ -8,7 +8,10 @@ key                    value
 ``image``              (B, 3, H, W) float32, RGB in [0, 1] (uint8 until ``on_after_batch_transfer``)
 ``label``              (B,) int64, class number
 ``index``              (B,) int64, position in the training set or in the test set
-``pid``, ``camid``     (B,) int64, person and camera: Market-1501
+``pid``, ``camid``     (B,) int64, person and camera, the latter from 0: Market-1501, DukeMTMC-reID; in validation and
+                       test with ``is_query`` (B,) bool, and ``index`` counts queries and gallery apart; in training
+                       with ``style`` (B,) int64, the camera to translate to or -1, and ``erased`` (B, 4) int64, y0,
+                       x0, y1, x1 in pixels, all 0 for none
 ``boxes``              list of (n_i, 4) float32, xyxy in pixels: WIDER FACE
 ``tokens``             (B, L) int64: RefCOCO, with ``box`` (B, 4) and ``mask`` (B, 1, H, W)
 ``template``           (B, 3, s, s), with ``search`` (B, 3, s, s) and ``box`` (B, 4) in search pixels: LaSOT training;
@@ -34,6 +37,10 @@ from lit_methods.functional.lazy import lazy_names
 if TYPE_CHECKING:
     from datamodules.cifar import CIFARDataModule as CIFARDataModule
     from datamodules.imagenet import ImageNetDataModule as ImageNetDataModule
+    from datamodules.market1501 import (
+        DukeMTMCDataModule as DukeMTMCDataModule,
+        Market1501DataModule as Market1501DataModule,
+    )
     from datamodules.places365 import Places365DataModule as Places365DataModule
     from datamodules.trials import TrialDataModule as TrialDataModule
 

@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING
 from lit_methods.functional.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from lit_methods.ad_cluster.camera_stargan import CameraStarGAN as CameraStarGAN
+    from lit_methods.ad_cluster.module import ADCluster as ADCluster
+    from lit_methods.ad_cluster.retrieval import PersonRetrieval as PersonRetrieval
+    from lit_methods.ad_cluster.source import SourceReID as SourceReID
     from lit_methods.bpe_mip.benchmark import BPEBenchmark as BPEBenchmark
     from lit_methods.bpe_mip.darts_search import DARTSSearch as DARTSSearch
     from lit_methods.bpe_mip.module import BPE as BPE

@@ -103,6 +103,22 @@ def places365_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_places365(tmp_path_factory.mktemp("places365"), layout="distributed")
 
 
+@pytest.fixture(scope="session")
+def market1501_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Market-1501: 8 training and 6 test persons, 3 cameras, distractors and junk. Do not change its files."""
+    from datamodules.demo import write_market1501
+
+    return write_market1501(tmp_path_factory.mktemp("market1501"), train_ids=8, test_ids=6)
+
+
+@pytest.fixture(scope="session")
+def duke_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small DukeMTMC-reID: 7 training and 4 test persons, 2 cameras. Do not change its files."""
+    from datamodules.demo import write_duke_mtmc
+
+    return write_duke_mtmc(tmp_path_factory.mktemp("duke"), train_ids=7, test_ids=4)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _tiny_networks() -> None:
     from tests.tiny import register

@@ -1,4 +1,4 @@
-"""Cutout: a square of every training picture is painted over (DeVries and Taylor, arXiv 1708.04552)."""
+"""Rectangles of training pictures are painted over: cutout (arXiv 1708.04552) and random erasing (arXiv 1708.04896)."""
 
 import torch
 from torch import Tensor
@@ -39,10 +39,40 @@ def cutout(images: Tensor, centers: Tensor, length: int, fill: float | Tensor = 
         )
     if length < 0:
         raise ValueError(f"length must be 0 (nothing) or more pixels, got {length}")
-    half, (height, width) = length // 2, images.shape[-2:]
-    y, x = centers[:, :1], centers[:, 1:]
+    half = length // 2
+    y, x = centers.unbind(1)
+    return paint_rectangles(images, torch.stack([y - half, x - half, y + half, x + half], dim=1), fill)
+
+
+def paint_rectangles(images: Tensor, boxes: Tensor, fill: float | Tensor = 0.0) -> Tensor:
+    """Paint over a rectangle of every image, as random erasing does.
+
+    Args:
+        images: ``(B, C, H, W)`` of any dtype; they stay as they are.
+        boxes: ``(B, 4)`` int64, rows ``y0`` to ``y1 - 1`` and columns ``x0`` to ``x1 - 1``, in the order y0, x0, y1,
+            x1; what lies outside the image does not count, and four zeros are no rectangle.
+        fill: what takes the place of the pixels, one number or one per channel ``(C,)``; cast to the dtype of the
+            images.
+
+    Returns:
+        ``(B, C, H, W)`` of the same dtype.
+
+    Raises:
+        ValueError: a shape or dtype is another one.
+
+    Example:
+        >>> paint_rectangles(torch.ones(1, 1, 2, 3), torch.tensor([[0, 1, 2, 3]])).tolist()
+        [[[[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]]]
+    """
+    if images.ndim != 4 or boxes.shape != (len(images), 4) or boxes.dtype != torch.int64:
+        raise ValueError(
+            f"images must be (B, C, H, W) and boxes int64 (B, 4), got shapes {tuple(images.shape)} and "
+            f"{tuple(boxes.shape)}, boxes {boxes.dtype}"
+        )
+    height, width = images.shape[-2:]
+    y0, x0, y1, x1 = boxes[:, :, None].unbind(1)
     row, column = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
-    rows, columns = (row >= y - half) & (row < y + half), (column >= x - half) & (column < x + half)
+    rows, columns = (row >= y0) & (row < y1), (column >= x0) & (column < x1)
     inside = (rows[:, None, :, None]) & (columns[:, None, None, :])
     return torch.where(inside, _paint(fill, images), images)
 

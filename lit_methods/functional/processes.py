@@ -2,7 +2,9 @@
 
 from typing import TypeVar
 
+import torch
 import torch.distributed as dist
+from torch import Tensor
 
 T = TypeVar("T")
 
@@ -27,3 +29,30 @@ def gather_objects(mine: T) -> list[T]:
     found: list[T | None] = [None] * dist.get_world_size()
     dist.all_gather_object(found, mine)
     return found  # type: ignore[return-value]
+
+
+def gather_rows(mine: Tensor) -> Tensor:
+    """The rows of all processes, in the order of their ranks; gradients flow back to the process they came from.
+
+    A loss over all of these rows, whose mean is taken over each process's own anchors, has under DDP, which averages
+    gradients, the gradient of one process with all of the rows.
+
+    Args:
+        mine: ``(N, ...)``, of one shape on all processes, which all have to call.
+
+    Returns:
+        ``(N * processes, ...)``; those of rank r begin at row ``r * N``.
+
+    Example:
+        >>> gather_rows(torch.tensor([[1.0], [2.0]])).tolist()
+        [[1.0], [2.0]]
+    """
+    if not in_company() or dist.get_world_size() == 1:
+        return mine
+    if not mine.requires_grad:
+        found = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+        dist.all_gather(found, mine.contiguous())
+        return torch.cat(found)
+    from torch.distributed.nn.functional import all_gather  # where torch has no distributed, it cannot be imported
+
+    return torch.cat(all_gather(mine.contiguous()))

@@ -9,6 +9,7 @@ from lit_methods.metrics.attack import (
     SuccessAUC,
 )
 from lit_methods.metrics.pruning import RankScore
+from lit_methods.metrics.reid import ReIDRanking
 
 __all__ = [
     "AttackSuccessRate",
@@ -17,5 +18,6 @@ __all__ = [
     "MeanQueries",
     "MedianQueries",
     "RankScore",
+    "ReIDRanking",
     "SuccessAUC",
 ]

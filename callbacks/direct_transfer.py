@@ -1,0 +1,60 @@
+"""DirectTransfer: what the encoder is worth on the target before it has learnt anything there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+
+from callbacks.evaluation import device_batches
+from callbacks.interruption import interruptible
+from callbacks.progress import progress
+from callbacks.pseudo_label_clustering import ClusterListener, Clusters
+from callbacks.surgery import share_buffers
+from lit_methods.functional.modes import evaluating
+from lit_methods.metrics.reid import ReIDRanking
+
+
+class DirectTransfer(ClusterListener):
+    """Rank the test gallery of the target with the encoder as it comes from the source, before the first adaptation.
+
+    ``summary()`` gives ``test/mAP_direct``, ``test/mINP_direct`` and ``test/rank1_direct`` to ``rank10_direct``, beside
+    the figures of the test that follows the fit; nothing is chosen by them. They are in the checkpoint.
+
+    Example:
+        >>> DirectTransfer().summary()
+        {}
+    """
+
+    def __init__(self) -> None:
+        self.figures: dict[str, float] = {}
+
+    def on_clusters(self, trainer: Trainer, pl_module: LightningModule, clusters: Clusters) -> None:
+        """At the first clustering; every process ranks with the features of all."""
+        if clusters.iteration > 1 or trainer.limit_test_batches == 0:
+            return
+        module: Any = pl_module
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data.setup("test")
+        loader = data.test_dataloader()
+        limit = trainer.limit_test_batches
+        count = min(limit, len(loader)) if isinstance(limit, int) else int(limit * len(loader))
+        ranking = ReIDRanking(ap=module.hparams["ap"]).to(module.device)
+        share_buffers(module)
+        batches = (batch for _, batch in zip(range(count), device_batches(trainer, loader), strict=False))
+        with evaluating(module), trainer.precision_plugin.forward_context():
+            for batch in interruptible(trainer, progress(trainer, batches, "direct transfer", total=count)):
+                module.update_ranking(ranking, batch)
+        self.figures = {f"test/{name}_direct": float(value) for name, value in ranking.compute().items()}
+
+    def summary(self) -> dict[str, float | str | list]:
+        """The figures, as soon as there are any."""
+        return dict(self.figures)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain types."""
+        return {"figures": dict(self.figures)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Those of the run that goes on or is tested."""
+        self.figures = dict(state_dict["figures"])

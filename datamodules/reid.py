@@ -1,0 +1,484 @@
+"""What the data modules for person re-identification have in common."""
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from datamodules.class_batches import ClassBatches
+from datamodules.classification import EvaluationLoader
+from datamodules.demo.people import DEMOS, Demo, write_once
+from datamodules.identity_batches import AugmentedPKSampler, IdleSampler, PKSampler, StepSampler
+from datamodules.reid_files import (
+    FOLDERS,
+    LAYOUTS,
+    TRAIN,
+    EvaluationFiles,
+    ReIDFiles,
+    ReIDLayout,
+    read_folder,
+    require_folders,
+)
+from datamodules.reid_images import Batch, CameraImages, ReIDImages, TrainingImages
+from datamodules.reid_splits import ReIDSplits, require_two_persons, without_junk
+from datamodules.samplers import (
+    EpochSampler,
+    ResumableLoader,
+    ResumableSampler,
+    ShardSampler,
+    refuse_replaced_samplers,
+)
+
+
+class ReIDDataModule(LightningDataModule):
+    """Base of the data modules for person re-identification; a subclass says its :attr:`layout`.
+
+    All batches have ``image`` (B, 3, height, width) float32 in [0, 1], ``camid`` (B,) int64 from 0 and ``index`` (B,)
+    int64. Batches for training an encoder add ``label`` (B,) int64, ``style`` (B,) int64, the camera to translate the
+    picture to (-1: leave it as it is), and ``erased`` (B, 4) int64, the rectangle y0, x0, y1, x1 that random erasing
+    takes away (all 0: none). Those of validation and test add ``pid`` (B,) int64, the person as in the file name, and
+    ``is_query`` (B,) bool; ``index`` is the position among the queries or in the gallery, both sorted by file name.
+
+    ``train_on`` says what ``fit`` trains on:
+
+    - ``"ids"``: the persons of the own training set, relabelled from 0 in the order of their numbers; batches of
+      ``p`` persons with ``k`` pictures, cropped, mirrored, partly erased. For pre-training.
+    - ``"clusters"``: pseudo-labels that a callback hands to :meth:`set_pseudo_labels`; the persons of the training set
+      are not read. Batches of ``p`` labels with ``k`` pictures, ``generated_per_id`` of which are to be translated;
+      mirrored, partly erased. Until there are labels, batches are those of the labelled source in ``source_root``,
+      as for ``"ids"``.
+    - ``"cameras"``: all training pictures, shuffled, without labels, for a generator between cameras; resized to 9/8,
+      cropped, mirrored.
+
+    What is random depends on the seed, the epoch and the place in it alone. Junk (id -1) is left out everywhere, as no
+    figure counts it, unless ``keep_junk``; distractors (id 0) stay. Queries without a picture of their person from
+    another camera stay, too, and are counted in the log: the metric leaves them out.
+
+    Args:
+        root: holds ``bounding_box_train``, ``query`` and ``bounding_box_test``.
+        source_root: a labelled set in the layout of either data set, recognised by its file names, of which only
+            ``bounding_box_train`` is read. Without effect unless ``train_on="clusters"``.
+        train_on: see above.
+        height: of the pictures that come out, in pixels.
+        width: of the pictures that come out, in pixels.
+        p: persons or clusters in a training batch of each process.
+        k: pictures of each.
+        generated_per_id: so many of these are to be translated (``train_on="clusters"``).
+        source_p: as ``p``, for batches of the source.
+        source_k: as ``k``, for batches of the source.
+        batch_size: of evaluation, clustering and ``train_on="cameras"``, per process.
+        num_workers: worker processes per loader; 0 loads in the main process.
+        seed: decides the order of training, the augmentation and the persons held out.
+        val_source: ``"test"`` validates on the test queries and gallery, as is usual in this field: it is said in the
+            log, and figures of a checkpoint chosen so are too good. ``"train"`` holds out ``val_ids`` persons.
+        val_ids: persons of the training set that are held out of all training, clusters and cameras included; of each
+            one picture per camera is a query. Needs their ids, also with ``train_on="clusters"``.
+        erase_probability: that a training picture is partly erased.
+        source_crop: whether labelled pictures are cropped (64 to 100 % of the area, 2 to 3 times as high as wide).
+        keep_junk: leave junk in the gallery, with ``pid`` -1.
+        on_bad_image: ``raise`` stops at a file that cannot be read and names it. ``skip`` reads all files once at the
+            beginning, warns, and goes on without those that are broken (:attr:`bad_images`, :meth:`summary`).
+        demo: write a small drawn set to ``root``, and another to ``source_root`` if that is given, where there is none.
+
+    Attributes:
+        num_classes: persons that an identity classifier is trained on, those of ``root`` with ``"ids"``, those of
+            ``source_root`` with ``"clusters"``; else 0.
+        num_cameras: of the training pictures: their highest camera number.
+        label_source: asked by ``train_dataloader`` for the pseudo-labels of the epoch at hand, if it is there;
+            ``PseudoLabelClustering`` puts it there for a fit.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    layout: ReIDLayout
+
+    def __init__(
+        self,
+        root: str,
+        source_root: str | None = None,
+        train_on: Literal["ids", "clusters", "cameras"] = "ids",
+        height: int = 256,
+        width: int = 128,
+        p: int = 32,
+        k: int = 8,
+        generated_per_id: int = 2,
+        source_p: int = 16,
+        source_k: int = 8,
+        batch_size: int = 64,
+        num_workers: int = 2,
+        seed: int = 0,
+        val_source: Literal["test", "train"] = "test",
+        val_ids: int = 0,
+        erase_probability: float = 0.5,
+        source_crop: bool = True,
+        keep_junk: bool = False,
+        on_bad_image: Literal["raise", "skip"] = "raise",
+        demo: bool = False,
+    ) -> None:
+        super().__init__()
+        _check_choice("train_on", train_on, ("ids", "clusters", "cameras"))
+        _check_choice("val_source", val_source, ("test", "train"))
+        _check_choice("on_bad_image", on_bad_image, ("raise", "skip"))
+        for name, value in (("height", height), ("width", width), ("k", k), ("source_k", source_k)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        for name, value in (("p", p), ("source_p", source_p)):
+            if value < 2:
+                raise ValueError(f"{name} must be at least 2, got {value}: a batch with one identity has no negatives")
+        if generated_per_id < 0 or (train_on == "clusters" and generated_per_id >= k):
+            raise ValueError(f"generated_per_id must be 0 to k - 1 = {k - 1}, got {generated_per_id}: some are real")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if num_workers < 0:
+            raise ValueError(f"num_workers must be 0 (load in the main process) or more, got {num_workers}")
+        if not 0 <= erase_probability <= 1:
+            raise ValueError(f"erase_probability must be in [0, 1], got {erase_probability}")
+        if val_source == "train" and val_ids < 2:
+            raise ValueError(f'val_ids must be at least 2 with val_source="train", got {val_ids}: persons to hold out')
+        if val_source == "test" and val_ids:
+            raise ValueError(f'val_ids={val_ids} holds nobody out with val_source="test"; set val_source="train"')
+        self.root, self.source_root = Path(root), None if source_root is None else Path(source_root)
+        self.train_on: str = train_on
+        self.height, self.width = height, width
+        self.p, self.k, self.generated_per_id, self.source_p, self.source_k = p, k, generated_per_id, source_p, source_k
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self.val_source, self.val_ids = val_source, val_ids
+        self.erase_probability, self.source_crop = erase_probability, source_crop
+        self.keep_junk, self.on_bad_image, self.demo = keep_junk, on_bad_image, demo
+        held = val_ids if val_source == "train" else 0
+        self._split = ReIDSplits(self.root, self.layout, held, seed, keep_junk, on_bad_image == "skip")
+        self.mean, self.std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+        self.input_size = [3, height, width]
+        self._train: ReIDFiles | None = None
+        self._source: ReIDFiles | None = None
+        self._val: EvaluationFiles | None = None
+        self._test: EvaluationFiles | None = None
+        self._labels: NDArray[np.int64] | None = None
+        self.label_source: Callable[[], Tensor | None] | None = None
+
+    @cached_property
+    def num_classes(self) -> int:
+        """Persons that an identity classifier is trained on; the files are listed for it."""
+        if self.train_on == "cameras" or (self.train_on == "clusters" and self.source_root is None):
+            return 0
+        root = self.root if self.train_on == "ids" else self.source_root
+        layout = self.layout if self.train_on == "ids" else None
+        assert root is not None
+        if self.demo and not _begun(root):
+            persons = self._demo(own=self.train_on == "ids").train_ids
+        elif not _begun(root):  # prepare_data will say so
+            persons = self._layout(own=self.train_on == "ids").counts[TRAIN][1]
+        else:
+            persons = len(np.unique(without_junk(read_folder(root, TRAIN, layout)).pids))
+        return persons - (self.val_ids if self.train_on == "ids" else 0)
+
+    @cached_property
+    def num_cameras(self) -> int:
+        """Cameras of the training pictures; the files are listed for it."""
+        if self.demo and not _begun(self.root):
+            return self._demo(own=True).cameras
+        return int(without_junk(read_folder(self.root, TRAIN, self.layout)).camids.max()) + 1
+
+    def prepare_data(self) -> None:
+        """Look for the folders; with ``demo`` write the sets first.
+
+        Raises:
+            FileNotFoundError: a folder is missing; names it and what to do.
+            ValueError: ``demo`` meets a folder with something else in it.
+        """
+        for root, own in ((self.root, True), (self.source_root, False)) if self.demo else ():
+            if root is not None and not _begun(root):
+                write_once(root, self._demo(own))
+        require_folders(self.root, self.layout)
+        if self.source_root is not None:
+            require_folders(self.source_root, folders=[TRAIN])
+
+    def setup(self, stage: str) -> None:
+        """Read what this stage needs: names of training pictures, of queries and of the gallery.
+
+        Raises:
+            FileNotFoundError: a folder is missing.
+            ValueError: names do not parse or are those of the other set, or there is nothing to train or to evaluate.
+        """
+        refuse_replaced_samplers(self.trainer)
+        if stage == "fit" and self._train is None:
+            self._train = self._split.train()
+            if self.train_on == "ids":
+                require_two_persons(self._train, self._split.where)
+            if self.train_on == "clusters" and self.generated_per_id and len(np.unique(self._train.camids)) < 2:
+                raise ValueError(
+                    f"generated_per_id={self.generated_per_id} needs pictures of two cameras in {TRAIN} of "
+                    f"{self._split.where}, got one; set it to 0"
+                )
+        if stage == "fit" and self._source is None and self.source_root is not None and self.train_on == "clusters":
+            self._source = self._split.readable(without_junk(read_folder(self.source_root, TRAIN)))
+            require_two_persons(self._source, f"source_root={str(self.source_root)!r}")
+        if stage in ("fit", "validate") and self._val is None:
+            if self.val_source == "test":
+                rank_zero_info(
+                    'val_source="test": validation is on the test queries and gallery; figures of a checkpoint that '
+                    "is chosen by them are too good"
+                )
+                self._test = self._val = self._test or self._split.test()
+            else:
+                self._val = self._split.held_out()
+        if stage in ("test", "predict") and self._test is None:
+            self._test = self._split.test()
+
+    def set_pseudo_labels(self, labels: Tensor | None) -> None:
+        """Say what ``train_on="clusters"`` trains on from the next ``train_dataloader()`` on, the same on all ranks.
+
+        With fewer than two clusters an epoch is one batch of length 0.
+
+        Args:
+            labels: ``(N,)`` whole numbers, cluster of each training picture in the order of :attr:`train_files`, -1 for
+                none. ``None`` goes back to the source.
+
+        Raises:
+            ValueError: another shape, dtype or number below -1; or ``train_on`` is another one.
+            RuntimeError: before ``setup("fit")``.
+        """
+        if self.train_on != "clusters":
+            raise ValueError(f'pseudo-labels have no effect with train_on="{self.train_on}"; set train_on="clusters"')
+        size = len(self._ready(self._train, "fit"))
+        if labels is None:
+            self._labels = None
+            return
+        if labels.shape != (size,) or labels.is_floating_point() or labels.dtype == torch.bool:
+            raise ValueError(
+                f"labels must be ({size},) whole numbers, one per training picture, got {tuple(labels.shape)} "
+                f"{str(labels.dtype).removeprefix('torch.')}"
+            )
+        if size and int(labels.min()) < -1:
+            raise ValueError(f"labels must be -1 (none) or more, got {int(labels.min())}")
+        self._labels = labels.detach().cpu().numpy().astype(np.int64)  # a copy
+
+    @property
+    def pseudo_labels(self) -> Tensor | None:
+        """The labels that were set last, ``(N,)`` int64; ``None`` if there are none."""
+        return None if self._labels is None else torch.from_numpy(self._labels.copy())
+
+    def train_dataloader(self) -> ResumableLoader:
+        """What ``train_on`` says, resumable after any batch.
+
+        Raises:
+            ValueError: ``train_on="clusters"`` without labels and without a source.
+        """
+        train = self._ready(self._train, "fit")
+        if self.label_source is not None:
+            self.set_pseudo_labels(self.label_source())
+        if self.train_on == "cameras":
+            return self._camera_loader(train)
+        if self.train_on == "ids":
+            return self._labelled_loader(train, self.p, self.k)
+        if self._labels is not None:
+            return self._cluster_loader(train, self._labels)
+        if self._source is None:
+            raise ValueError(
+                'train_on="clusters" has no pseudo-labels to train on: it needs the callback PseudoLabelClustering, '
+                "or a labelled set in source_root to begin with"
+            )
+        return self._labelled_loader(self._source, self.source_p, self.source_k)
+
+    def val_dataloader(self) -> DataLoader:
+        """Queries, then gallery; each picture once over all ranks."""
+        return self._ranking_loader(self._ready(self._val, "fit"), persistent=True)
+
+    def test_dataloader(self) -> DataLoader:
+        """Queries, then gallery; each picture once over all ranks."""
+        return self._ranking_loader(self._ready(self._test, "test"))
+
+    def cluster_dataloader(self) -> DataLoader:
+        """All training pictures in the view of evaluation: ``image``, ``camid``, ``index``, each once over all ranks.
+
+        Run the batches through ``trainer.strategy.batch_to_device``, which includes :meth:`on_after_batch_transfer`.
+        """
+        return self._evaluation_loader(self._images(self._ready(self._train, "fit")))
+
+    def source_cluster_dataloader(self) -> DataLoader:
+        """The same for the pictures of the source.
+
+        Raises:
+            ValueError: there is no source.
+        """
+        if self.train_on != "clusters" or self.source_root is None:
+            raise ValueError(
+                "there are no source pictures: this needs source_root, a labelled set, with train_on='clusters'"
+            )
+        return self._evaluation_loader(self._images(self._ready(self._source, "fit")))
+
+    def camera_batches(self, steps: range, batch_size: int, part: int = 0) -> DataLoader:
+        """Batches for training a generator outside the Trainer's loop: ``image``, ``camid``, ``index`` and ``label``.
+
+        The pictures of a step depend on (seed, part, step) alone, so that a later call can go on anywhere. Over the
+        steps of a part all training pictures come equally often. The view is that of ``train_on="cameras"``; ``label``
+        is the pseudo-label, -1 where there is none.
+
+        Args:
+            steps: numbers of the steps.
+            batch_size: over all ranks together.
+            part: number of the training, for different pictures each time.
+
+        Raises:
+            ValueError: ``batch_size`` cannot be shared out evenly over the ranks.
+        """
+        train = self._ready(self._train, "fit")
+        sampler = StepSampler(len(train), steps, batch_size, part, self.seed)
+        labels = np.full(len(train), -1) if self._labels is None else self._labels
+        images = CameraImages(train, self.height, self.width, {"label": labels}, self.seed)
+        options = self._options() | {"batch_size": None}
+        return DataLoader(ClassBatches(images, sampler), sampler=sampler, **options)  # type: ignore[arg-type]
+
+    @property
+    def train_files(self) -> list[Path]:
+        """The training pictures, as ``index`` counts them."""
+        return self._ready(self._train, "fit").paths()
+
+    @property
+    def train_camids(self) -> Tensor:
+        """Camera of each training picture, ``(N,)`` int64 from 0."""
+        return torch.from_numpy(self._ready(self._train, "fit").camids.copy())
+
+    def true_train_ids(self) -> Tensor:
+        """Person of each training picture, ``(N,)`` int64 as in the file names.
+
+        For reports alone, such as the purity of clusters: adaptation must not see them.
+        """
+        return torch.from_numpy(self._ready(self._train, "fit").pids.copy())
+
+    def thumbnail(self, index: int) -> NDArray[np.uint8]:
+        """A training picture in the view of evaluation, ``(height, width, 3)`` uint8."""
+        images = self._images(self._ready(self._train, "fit"))
+        return np.asarray(images.transform(images.picture(index), np.empty(0)))
+
+    @property
+    def query_files(self) -> list[Path]:
+        """The test queries, as ``index`` counts them."""
+        return self._ready(self._test, "test").query.paths()
+
+    @property
+    def gallery_files(self) -> list[Path]:
+        """The test gallery, as ``index`` counts it."""
+        return self._ready(self._test, "test").gallery.paths()
+
+    @property
+    def val_query_files(self) -> list[Path]:
+        """The queries of validation, as ``index`` counts them."""
+        return self._ready(self._val, "fit").query.paths()
+
+    @property
+    def val_gallery_files(self) -> list[Path]:
+        """The gallery of validation, as ``index`` counts it."""
+        return self._ready(self._val, "fit").gallery.paths()
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Turn uint8 into float32 in [0, 1] on the device: a quarter of the bytes to move there."""
+        image = batch["image"]
+        return batch | {"image": image.float() / 255 if image.dtype == torch.uint8 else image}
+
+    @property
+    def bad_images(self) -> list[str]:
+        """Files that were left out because they cannot be read."""
+        return self._split.bad
+
+    def summary(self) -> dict[str, float | str | list]:
+        """Number and names of the files that were skipped."""
+        return {"data/bad_images": len(self.bad_images), "data/bad_image_files": self.bad_images}
+
+    def _labelled_loader(self, files: ReIDFiles, p: int, k: int) -> ResumableLoader:
+        labels = np.unique(files.pids, return_inverse=True)[1]
+        columns = {"label": labels, "pid": files.pids}
+        images = TrainingImages(
+            files, self.height, self.width, columns, self.seed, self.source_crop, self.erase_probability
+        )
+        return self._batch_loader(images, PKSampler(labels, p, k, self.seed))
+
+    def _cluster_loader(self, files: ReIDFiles, labels: NDArray[np.int64]) -> ResumableLoader:
+        images = TrainingImages(
+            files, self.height, self.width, {"label": labels}, self.seed, erase_probability=self.erase_probability
+        )
+        if len(np.unique(labels[labels >= 0])) < 2:
+            return self._batch_loader(images, IdleSampler())
+        sampler = AugmentedPKSampler(labels, files.camids, self.p, self.k, self.generated_per_id, self.seed)
+        return self._batch_loader(images, sampler)
+
+    def _batch_loader(self, images: ReIDImages, sampler: ResumableSampler) -> ResumableLoader:
+        options = self._options() | {"batch_size": None, "persistent_workers": self.num_workers > 0}
+        batches = ClassBatches(images, sampler)  # type: ignore[arg-type]  # it asks for batches and len
+        return self._counted(ResumableLoader(batches, sampler=sampler, **options))
+
+    def _camera_loader(self, files: ReIDFiles) -> ResumableLoader:
+        images = CameraImages(files, self.height, self.width, seed=self.seed)
+        options = self._options() | {"persistent_workers": self.num_workers > 0}
+        return self._counted(ResumableLoader(images, sampler=EpochSampler(images, self.seed), **options))
+
+    def _counted(self, loader: ResumableLoader) -> ResumableLoader:
+        loader.trainer = self.trainer
+        return loader
+
+    def _ranking_loader(self, evaluation: EvaluationFiles, persistent: bool = False) -> DataLoader:
+        files = evaluation.query.beside(evaluation.gallery)
+        sizes = [len(part) for part in evaluation]
+        columns = {
+            "pid": files.pids,
+            "index": np.concatenate([np.arange(size) for size in sizes]),
+            "is_query": np.repeat([True, False], sizes),
+        }
+        loader = self._evaluation_loader(
+            ReIDImages(files, self.height, self.width, columns), persistent_workers=persistent and self.num_workers > 0
+        )
+        loader.in_step = True
+        return loader
+
+    def _evaluation_loader(self, images: ReIDImages, **options: Any) -> EvaluationLoader:
+        return EvaluationLoader(images, sampler=ShardSampler(images), **self._options() | options)
+
+    def _images(self, files: ReIDFiles) -> ReIDImages:
+        return ReIDImages(files, self.height, self.width)
+
+    def _ready(self, files: Any, stage: str) -> Any:
+        if files is None:
+            raise RuntimeError(f'{type(self).__name__} has not read these pictures yet: call setup("{stage}") first')
+        return files
+
+    def _demo(self, own: bool) -> Demo:
+        """The demo set of this layout, or that of the other one for the source."""
+        return DEMOS[self._layout(own).name]
+
+    def _layout(self, own: bool) -> ReIDLayout:
+        """This layout, or the other one, which the source has as long as it is not there."""
+        (layout,) = [layout for layout in LAYOUTS if (layout == self.layout) == own]
+        return layout
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "batch_size": self.batch_size,
+            "num_workers": self.num_workers,
+            "persistent_workers": False,
+            "pin_memory": torch.cuda.is_available(),
+            "collate_fn": _as_it_is,
+            # a loader draws a number for its workers each time it is iterated: not from the global generator
+            "generator": torch.Generator().manual_seed(self.seed),
+        }
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def _begun(root: Path) -> bool:
+    return any((root / folder).is_dir() for folder in FOLDERS)
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch

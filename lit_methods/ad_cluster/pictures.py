@@ -1,0 +1,63 @@
+"""Pictures of ranked lists: a query and beside it what was found, right and wrong ones framed."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from lit_methods.functional.drawing import caption, grid
+
+RIGHT, WRONG, PLAIN = (34, 160, 70), (214, 45, 45), (150, 150, 150)  # frames, RGB
+_BORDER = 3  # pixels
+
+
+def framed(image: np.ndarray, colour: Sequence[int], height: int = 128, width: int = 64) -> np.ndarray:
+    """A picture of one size inside a frame.
+
+    Args:
+        image: (H, W, 3) uint8 RGB, of any size.
+        colour: RGB, 0 to 255.
+        height: of the picture, without its frame.
+        width: likewise.
+
+    Returns:
+        (height + 6, width + 6, 3) uint8.
+
+    Example:
+        >>> framed(np.zeros((10, 5, 3), np.uint8), RIGHT).shape
+        (134, 70, 3)
+    """
+    canvas = np.empty((height + 2 * _BORDER, width + 2 * _BORDER, 3), np.uint8)
+    canvas[:] = np.asarray(colour, np.uint8)
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+    canvas[_BORDER:-_BORDER, _BORDER:-_BORDER] = np.asarray(resized)
+    return canvas
+
+
+def ranked_list(
+    query: np.ndarray,
+    found: Sequence[np.ndarray],
+    texts: Sequence[str] | None = None,
+    right: Sequence[bool] | None = None,
+) -> np.ndarray:
+    """A query in a grey frame, and beside it gallery pictures in the order in which they were found.
+
+    Args:
+        query: (H, W, 3) uint8 RGB.
+        found: gallery pictures, nearest first.
+        texts: a word below each of them, such as its distance.
+        right: whether each is the same person: framed in green or in red; ``None`` where nobody knows, all in grey.
+
+    Returns:
+        One row (H', W', 3) uint8 RGB.
+
+    Example:
+        >>> black = np.zeros((128, 64, 3), np.uint8)
+        >>> ranked_list(black, [black] * 4, right=[True, False, True, True]).shape
+        (138, 362, 3)
+    """
+    colours = [PLAIN] * len(found) if right is None else [RIGHT if hit else WRONG for hit in right]
+    pictures = [framed(query, PLAIN), *(framed(image, colour) for image, colour in zip(found, colours, strict=True))]
+    if texts is not None:
+        pictures = [caption(p, text) for p, text in zip(pictures, ["query", *texts], strict=True)]
+    return grid(pictures, columns=len(pictures))
