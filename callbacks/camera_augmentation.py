@@ -116,9 +116,7 @@ class CameraStyleAugmentation(ClusterListener):
         if not any(isinstance(c, PseudoLabelClustering) for c in trainer.callbacks):  # type: ignore[attr-defined]
             raise ValueError("CameraStyleAugmentation draws pictures of clusters: PseudoLabelClustering is missing")
         if not data.generated_per_id:
-            raise ValueError(
-                "data.generated_per_id=0 asks for no drawn pictures: give some, or leave this callback out"
-            )
+            raise ValueError("data.generated_per_id=0 asks for no drawn pictures: give some, or leave it out")
         if self.batch_size % trainer.world_size:
             raise ValueError(f"batch_size={self.batch_size} must be a multiple of {trainer.world_size}, the processes")
         self.translation = self._make(data)
@@ -130,8 +128,9 @@ class CameraStyleAugmentation(ClusterListener):
         saved = checkpoint["hyper_parameters"]
         if saved.get("num_cameras") != data.num_cameras or saved.get("input_size") != list(data.input_size):
             raise ValueError(
-                f"gan={self.gan!r} is for {saved.get('num_cameras')} cameras and pictures of {saved.get('input_size')}, "
-                f"the data have {data.num_cameras} and {data.input_size}; train CameraStarGAN on these"
+                f"gan={self.gan!r} is for {saved.get('num_cameras')} cameras and pictures of "
+                f"{saved.get('input_size')}, the data have {data.num_cameras} and {data.input_size}; train "
+                "CameraStarGAN on these"
             )
         names = [*self.sizes, "cls_weight", "rec_weight", "gp_weight"]
         pair = CameraTranslation(data.num_cameras, *data.input_size[1:], **{name: saved[name] for name in names})

@@ -40,7 +40,7 @@ class DukeMTMCDataModule(ReIDDataModule):
         ...     data.setup("test")
         ...     batch = next(iter(data.test_dataloader()))
         >>> batch["pid"].tolist()[:4], batch["camid"].tolist()[:4], batch["is_query"].tolist()[:4]
-        ([3, 3, 8, 8], [0, 1, 0, 1], [True, True, True, True])
+        ([3, 3, 3, 3], [0, 0, 0, 1], [True, False, False, True])
     """
 
     layout = DUKE

@@ -45,7 +45,8 @@ class ReIDDataModule(LightningDataModule):
     int64. Batches for training an encoder add ``label`` (B,) int64, ``style`` (B,) int64, the camera to translate the
     picture to (-1: leave it as it is), and ``erased`` (B, 4) int64, the rectangle y0, x0, y1, x1 that random erasing
     takes away (all 0: none). Those of validation and test add ``pid`` (B,) int64, the person as in the file name, and
-    ``is_query`` (B,) bool; ``index`` is the position among the queries or in the gallery, both sorted by file name.
+    ``is_query`` (B,) bool; ``index`` is the position among the queries or in the gallery, both sorted by file name; they come
+    person by person, so that a limit on batches leaves whole persons out.
 
     ``train_on`` says what ``fit`` trains on:
 
@@ -290,11 +291,11 @@ class ReIDDataModule(LightningDataModule):
         return self._labelled_loader(self._source, self.source_p, self.source_k)
 
     def val_dataloader(self) -> DataLoader:
-        """Queries, then gallery; each picture once over all ranks."""
+        """Queries and gallery, person by person; each picture once over all ranks."""
         return self._ranking_loader(self._ready(self._val, "fit"), persistent=True)
 
     def test_dataloader(self) -> DataLoader:
-        """Queries, then gallery; each picture once over all ranks."""
+        """Queries and gallery, person by person; each picture once over all ranks."""
         return self._ranking_loader(self._ready(self._test, "test"))
 
     def cluster_dataloader(self) -> DataLoader:
@@ -433,9 +434,11 @@ class ReIDDataModule(LightningDataModule):
             "index": np.concatenate([np.arange(size) for size in sizes]),
             "is_query": np.repeat([True, False], sizes),
         }
-        loader = self._evaluation_loader(
-            ReIDImages(files, self.height, self.width, columns), persistent_workers=persistent and self.num_workers > 0
-        )
+        # person by person: a limit on batches leaves whole persons out, not the gallery
+        order = np.lexsort((~columns["is_query"], files.camids, files.pids, files.pids <= 0))
+        columns = {name: values[order] for name, values in columns.items()}
+        images = ReIDImages(files.take(order), self.height, self.width, columns)
+        loader = self._evaluation_loader(images, persistent_workers=persistent and self.num_workers > 0)
         loader.in_step = True
         return loader
 

@@ -353,7 +353,7 @@ class TestCameras:
 
 
 class TestEvaluation:
-    def test_queries_then_gallery(self, market1501_root):
+    def test_queries_and_gallery_person_by_person(self, market1501_root):
         data = ready(market1501_root, "test")
         batch = next(iter(data.test_dataloader()))
         assert kinds(data.on_after_batch_transfer(batch, 0)) == {
@@ -363,7 +363,11 @@ class TestEvaluation:
         }
         batch = batches(data.test_dataloader())
         query, gallery = ({k: v[batch["is_query"] == flag] for k, v in batch.items()} for flag in (True, False))
-        assert batch["is_query"].tolist() == [True] * 18 + [False] * 48
+        assert (
+            batch["pid"].tolist() == [pid for pid in range(1, 19, 3) for _ in range(9)] + [0] * 12
+        )  # distractors last
+        assert batch["is_query"][:9].tolist() == [True, False, False] * 3  # camera by camera
+        assert batch["camid"][:9].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
         for part, files in ((query, data.query_files), (gallery, data.gallery_files)):
             assert part["index"].tolist() == list(range(len(files)))
             assert [path.name for path in files] == sorted(path.name for path in files)
@@ -374,7 +378,9 @@ class TestEvaluation:
     def test_the_view_is_a_plain_resize(self, market1501_root):
         data = ready(market1501_root)
         image = np.array(Image.open(data.query_files[2]).resize((16, 32), Image.Resampling.BILINEAR))
-        assert_close(batches(data.test_dataloader())["image"][2], torch.from_numpy(image).permute(2, 0, 1))
+        batch = batches(data.test_dataloader())
+        (row,) = (batch["is_query"] & (batch["index"] == 2)).nonzero()[0].tolist()
+        assert_close(batch["image"][row], torch.from_numpy(image).permute(2, 0, 1))
         thumb = np.array(Image.open(data.train_files[5]).resize((16, 32), Image.Resampling.BILINEAR))
         assert np.array_equal(data.thumbnail(5), thumb)
 
@@ -459,8 +465,9 @@ class TestHeldOut:
         data = ready(market1501_root, "validate", val_source="train", val_ids=3)
         batch = batches(data.val_dataloader())
         pairs = list(zip(batch["pid"].tolist(), batch["camid"].tolist(), strict=True))
-        assert sorted(pairs[:9]) == sorted(set(pairs))
-        assert batch["is_query"].tolist() == [True] * 9 + [False] * 18
+        queries = [pair for pair, is_query in zip(pairs, batch["is_query"].tolist(), strict=True) if is_query]
+        assert sorted(queries) == sorted(set(pairs))
+        assert (len(queries), len(pairs)) == (9, 27)
         assert all(path.parent.name == TRAIN for path in data.val_query_files + data.val_gallery_files)
 
     def test_the_seed_chooses(self, market1501_root):
