@@ -45,8 +45,8 @@ class ReIDDataModule(LightningDataModule):
     int64. Batches for training an encoder add ``label`` (B,) int64, ``style`` (B,) int64, the camera to translate the
     picture to (-1: leave it as it is), and ``erased`` (B, 4) int64, the rectangle y0, x0, y1, x1 that random erasing
     takes away (all 0: none). Those of validation and test add ``pid`` (B,) int64, the person as in the file name, and
-    ``is_query`` (B,) bool; ``index`` is the position among the queries or in the gallery, both sorted by file name; they come
-    person by person, so that a limit on batches leaves whole persons out.
+    ``is_query`` (B,) bool; ``index`` is the position among the queries or in the gallery, both sorted by file name.
+    They come person by person, so that a limit on batches leaves whole persons out.
 
     ``train_on`` says what ``fit`` trains on:
 

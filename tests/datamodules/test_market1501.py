@@ -362,12 +362,12 @@ class TestEvaluation:
             **dict.fromkeys(("pid", "camid", "index"), (torch.int64, (16,))),
         }
         batch = batches(data.test_dataloader())
-        query, gallery = ({k: v[batch["is_query"] == flag] for k, v in batch.items()} for flag in (True, False))
-        assert (
-            batch["pid"].tolist() == [pid for pid in range(1, 19, 3) for _ in range(9)] + [0] * 12
-        )  # distractors last
+        assert batch["pid"].tolist() == [*np.repeat(range(1, 19, 3), 9), *[0] * 12]  # distractors last
         assert batch["is_query"][:9].tolist() == [True, False, False] * 3  # camera by camera
         assert batch["camid"][:9].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+        by_index = batch["index"].argsort()
+        batch = {name: values[by_index] for name, values in batch.items()}
+        query, gallery = ({k: v[batch["is_query"] == flag] for k, v in batch.items()} for flag in (True, False))
         for part, files in ((query, data.query_files), (gallery, data.gallery_files)):
             assert part["index"].tolist() == list(range(len(files)))
             assert [path.name for path in files] == sorted(path.name for path in files)
