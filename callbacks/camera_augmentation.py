@@ -47,10 +47,11 @@ class CameraStyleAugmentation(ClusterListener):
         batch_size: pictures per step, over all processes.
         n_critic: steps of the discriminator per step of the generator.
         lr: of both Adams, constant.
-        generator_width: as in ``CameraStarGAN``, as are the next three.
+        generator_width: as in ``CameraStarGAN``, as are the next four.
         num_blocks: residual blocks of the generator.
         discriminator_width: channels of the discriminator's first convolution.
         num_layers: its convolutions.
+        skip: of the generator.
 
     Raises:
         ValueError: an argument is out of range; before a fit: no clustering beside it, data without generated
@@ -80,6 +81,7 @@ class CameraStyleAugmentation(ClusterListener):
         num_blocks: int = 6,
         discriminator_width: int = 64,
         num_layers: int = 6,
+        skip: bool = False,
     ) -> None:
         for name, value in {"gan_steps": gan_steps, "w_div": w_div, "pretrain_steps": pretrain_steps}.items():
             if value < 0:
@@ -93,11 +95,12 @@ class CameraStyleAugmentation(ClusterListener):
             raise ValueError(f"pretrain_steps={pretrain_steps} are for an untrained generator; leave gan out, or them")
         self.gan, self.gan_steps, self.lam, self.w_div = gan, gan_steps, lam, w_div
         self.pretrain_steps, self.batch_size, self.n_critic, self.lr = pretrain_steps, batch_size, n_critic, lr
-        self.sizes = {
+        self.sizes: dict[str, Any] = {
             "generator_width": generator_width,
             "num_blocks": num_blocks,
             "discriminator_width": discriminator_width,
             "num_layers": num_layers,
+            "skip": skip,
         }
         self.translation: CameraTranslation | None = None
         self.optimizers: tuple[Any, Any] | None = None

@@ -39,6 +39,7 @@ class CameraStarGAN(Described, LightningModule):
         num_blocks: its residual blocks.
         discriminator_width: channels of the discriminator's first convolution.
         num_layers: its convolutions; sides of the pictures are multiples of 2 to this power.
+        skip: show the picture and the camera to the generator's last convolution, too, see ``CameraGenerator``.
         n_critic: steps of the discriminator per step of the generator.
         lr: of both Adams.
         betas: of both Adams.
@@ -72,6 +73,7 @@ class CameraStarGAN(Described, LightningModule):
         num_blocks: int = 6,
         discriminator_width: int = 64,
         num_layers: int = 6,
+        skip: bool = False,
         n_critic: int = 5,
         lr: float = 1e-4,
         betas: list[float] | None = None,
@@ -100,6 +102,7 @@ class CameraStarGAN(Described, LightningModule):
             num_blocks=num_blocks,
             discriminator_width=discriminator_width,
             num_layers=num_layers,
+            skip=skip,
             cls_weight=cls_weight,
             rec_weight=rec_weight,
             gp_weight=gp_weight,

@@ -45,6 +45,7 @@ class CameraTranslation(nn.Module):
         num_blocks: its residual blocks.
         discriminator_width: channels of the discriminator's first convolution.
         num_layers: its convolutions.
+        skip: of the generator, see ``CameraGenerator``.
         cls_weight: of the camera classifier in both losses.
         rec_weight: of the reconstruction.
         gp_weight: of the gradient penalty.
@@ -71,6 +72,7 @@ class CameraTranslation(nn.Module):
         num_blocks: int = 6,
         discriminator_width: int = 64,
         num_layers: int = 6,
+        skip: bool = False,
         cls_weight: float = 1.0,
         rec_weight: float = 10.0,
         gp_weight: float = 10.0,
@@ -82,7 +84,7 @@ class CameraTranslation(nn.Module):
         if height % 4 or width % 4 or height * width <= 16:
             raise ValueError(f"height={height} and width={width} must be multiples of 4, and not 4x4")
         self.num_cameras = num_cameras
-        self.generator = CameraGenerator(num_cameras, generator_width, num_blocks)
+        self.generator = CameraGenerator(num_cameras, generator_width, num_blocks, skip)
         self.discriminator = CameraDiscriminator(num_cameras, (height, width), discriminator_width, num_layers)
         self.cls_weight, self.rec_weight, self.gp_weight = cls_weight, rec_weight, gp_weight
 

@@ -2,19 +2,22 @@
 
 The public code loops over points in Python and sorts all N x N distances. Here only the nearest ``k1 + 1`` of each
 point are sorted, and the sums of minima run over pairs of points that share a neighbour; all other distances are 1.
+Coincident points share their weights, so that one of them stands for all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, overload
+from typing import Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
-from lit_methods.ad_cluster.neighbours import blocks, budget, features64, nearest
-from lit_methods.ad_cluster.reciprocal import Encoding, encode_neighbours, spread
+from lit_methods.ad_cluster.neighbours import blocks, budget, features64, nearest, spread
+from lit_methods.ad_cluster.reciprocal import Encoding, encode_neighbours
 from lit_methods.ad_cluster.sparse_jaccard import SparseJaccard as SparseJaccard
+
+RUN = 32  # weights of one column that are taken together
 
 
 @overload
@@ -64,19 +67,28 @@ def k_reciprocal_jaccard(
     """
     code = encode_neighbours(features64(feats), k1, k2, chunk)
     count, dtype = len(feats), _dtype(feats)
-    pairs = _pairs_below_one(code, count, 0, chunk)
+    size = code.total.double()
     if sparse:
         length, columns, values = [], [], []
-        for a, b, i, j, value in pairs:
-            length.append(torch.bincount(i - a, minlength=b - a))
-            columns.append(j.int())
+        for a, _, shared in _shared_weights(code, count, 0, chunk):
+            i, j, value = _pairs(shared, size[a:])
+            length.append(torch.bincount(i, minlength=len(shared)))
+            columns.append((j + a).int())
             values.append(value.to(dtype))
         ends = torch.cat(length).cumsum(0)
         return SparseJaccard(torch.cat([ends.new_zeros(1), ends]), torch.cat(columns), torch.cat(values))
     found = torch.ones(count, count, dtype=dtype, device=feats.device)
-    for _, _, i, j, value in pairs:
-        found.view(-1).scatter_(0, i * count + j, value.to(dtype))
-        found.view(-1).scatter_(0, j * count + i, value.to(dtype))
+    for a, b, shared in _shared_weights(code, count, 0, chunk):
+        if 8 * int(shared.count_nonzero()) < shared.numel():
+            i, j, value = _pairs(shared, size[a:])
+            at, value = a * (count + 1) + i * count + j, value.to(dtype)
+            found.view(-1)[at] = value
+            found.view(-1)[at + (j - i) * (count - 1)] = value
+        else:
+            block = _distance(shared.double(), size[a:b, None], size[a:]).to(dtype)
+            found[a:b, a:] = block
+            found[a:, a:b] = block.T.contiguous()
+            found[a:b, a:b] = torch.minimum(block[:, : b - a], block[:, : b - a].T)  # 1 below the diagonal
     return found.fill_diagonal_(0)
 
 
@@ -128,11 +140,11 @@ def k_reciprocal_rerank(
     query, gallery = query - middle, gallery - middle
     other = gallery.square().sum(1)
     scale = torch.where(code.farthest > 0, code.farthest, 1)[:, None]
-    for a, b, i, j, value in _pairs_below_one(code, first, first, chunk):
+    size = code.total.double()
+    for a, b, shared in _shared_weights(code, first, first, chunk):
         plain = torch.addmm(other, query[a:b], gallery.T, alpha=-2).add_(query[a:b].square().sum(1, keepdim=True))
-        mixed = plain.clamp_(min=0).div_(scale[a:b]).mul_(lam).add_(1 - lam)
-        mixed[i - a, j - first] += (1 - lam) * (value - 1)
-        found[a:b] = mixed
+        block = _distance(shared.double(), size[a:b, None], size[first:])
+        found[a:b] = plain.clamp_(min=0).div_(scale[a:b]).mul_(lam).add_(block, alpha=1 - lam)
     return found
 
 
@@ -180,42 +192,96 @@ def _check_same(a: Tensor, b: Tensor, name: str, other: str) -> None:
         )
 
 
-def _pairs_below_one(
-    code: Encoding, rows: int, least: int, chunk: int | None
-) -> Iterator[tuple[int, int, Tensor, Tensor, Tensor]]:
-    """Jaccard distances of pairs i < j that share a neighbour, i among the first ``rows`` points, j from ``least``.
+def _pairs(shared: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Row and column of what is not 0 in the block, in order, and the distances; ``size`` from its first row on."""
+    at = shared.view(-1).nonzero()[:, 0]
+    i = at // shared.shape[1]
+    j = at - i * shared.shape[1]
+    return i, j, _distance(shared.view(-1)[at].double(), size[i], size[j])
 
-    Yields, per block of rows: its first and last + 1; i, j and float64 distance of each pair, ordered by i, then j.
-    """
-    count, device = len(code.farthest), code.weight.device
+
+def _distance(shared: Tensor, size: Tensor, other: Tensor) -> Tensor:
+    """1 - sum of minima / sum of maxima, in float64, exactly 0 for equal rows."""
+    both = size + other
+    return (both - shared).reciprocal_().mul_(both.sub_(shared, alpha=2))
+
+
+class _Columns(NamedTuple):
+    """Weights by column, in each by row; behind ``begin`` of each weight of a row are ``length`` that it meets."""
+
+    row: Tensor
+    weight: Tensor
+    begin: Tensor
+    length: Tensor
+
+
+def _columns(code: Encoding, least: int, later: bool) -> _Columns:
+    """Each weight meets those of its column in rows from ``least``, where ``later`` those of larger rows alone."""
+    count = int(code.column.max()) + 1
     row = code.rows
-    order = code.column.argsort(stable=True)  # by column, and in each by row
-    by_row, by_weight = row[order], code.weight[order]
+    order = code.column.argsort(stable=True)
     ends = torch.bincount(code.column, minlength=count).cumsum(0)
-    begin = torch.empty_like(order)
-    begin[order] = torch.arange(1, len(order) + 1, device=device)  # behind each weight are those of larger rows
-    if least:
-        behind = torch.bincount(code.column[row >= least], minlength=count)
-        begin = torch.maximum(begin, (ends - behind)[code.column])
-    length = ends[code.column] - begin
-    total = torch.cat([length.new_zeros(1), length.cumsum(0)])
-    sums = length.new_zeros(count).index_add_(0, row, code.weight)
-    for a, b in blocks(rows, 16 * (count - least), device, chunk):  # pairs take several numbers each
+    begin = (ends - torch.bincount(code.column[row >= least], minlength=count))[code.column]
+    if later:
+        behind = torch.empty_like(order)
+        behind[order] = torch.arange(1, len(order) + 1, device=order.device)
+        begin = torch.maximum(begin, behind)
+    return _Columns(row[order], code.weight[order], begin, ends[code.column] - begin)
+
+
+def _shared_weights(code: Encoding, rows: int, least: int, chunk: int | None) -> Iterator[tuple[int, int, Tensor]]:
+    """Sums of minima of pairs i < j, i among the first ``rows`` points, j from ``least`` (0 or ``rows``).
+
+    Yields, per block of rows: its first and last + 1, and int64 sums of these rows with all from the larger of
+    ``least`` and the first on; 0 for pairs that share nothing, and where j is not above i.
+    """
+    count, device = len(code.first), code.weight.device
+    cut = blocks(rows, 16 * (count - least), device, chunk)  # a block takes several numbers per pair
+    kept, kind = code.first.unique(return_inverse=True)
+    if len(kept) == count:
+        columns = _columns(code, least, later=True)
+        for a, b in cut:
+            left = max(least, a)
+            shared = torch.zeros(b - a, count - left, dtype=torch.int64, device=device)
+            at = torch.arange(int(code.start[a]), int(code.start[b]), device=device)
+            place = torch.repeat_interleave(code.start[a : b + 1].diff()) * (count - left) - left
+            _add_minima(shared, columns, at, code.weight[at], place)
+            yield a, b, shared
+        return
+    _, at = spread(code.start[kept], code.start.diff()[kept])
+    ends = code.start.diff()[kept].cumsum(0)
+    few = code._replace(start=torch.cat([ends.new_zeros(1), ends]), column=code.column[at], weight=code.weight[at])
+    columns = _columns(few, 0, later=False)
+    for a, b in cut:
         left = max(least, a)
-        width = count - left
-        shared = torch.zeros(b - a, width, dtype=torch.int64, device=device)
-        at, stop = int(code.start[a]), int(code.start[b])
-        while at < stop:  # as many weights as unroll to what a CPU's cache holds, at least one
-            goal = total[at] + budget(device) // 64
-            until = min(stop, max(at + 1, int(torch.searchsorted(total, goal, right=True)) - 1))
-            run, other = spread(begin[at:until], length[at:until])
-            smaller = code.weight[at:until].index_select(0, run)
-            torch.minimum(smaller, by_weight.index_select(0, other), out=smaller)
-            corner = (row[at:until] - a) * width - left
-            key = corner.index_select(0, run).add_(by_row.index_select(0, other))
-            shared.view(-1).scatter_add_(0, key, smaller)
-            at = until
-        i, j = shared.nonzero(as_tuple=True)
-        common, i, j = shared[i, j], i + a, j + left
-        both = sums.index_select(0, i).add_(sums.index_select(0, j))
-        yield a, b, i, j, both.sub(common, alpha=2).double().div_(both.sub_(common))
+        mine, which = kind[a:b].unique(return_inverse=True)
+        run, at = spread(few.start[mine], few.start.diff()[mine])
+        part = torch.zeros(len(mine), len(kept), dtype=torch.int64, device=device)
+        _add_minima(part, columns, at, few.weight[at], run * len(kept))
+        yield a, b, part[which][:, kind[left:]].triu_(a - left + 1)
+
+
+def _add_minima(shared: Tensor, columns: _Columns, at: Tensor, weight: Tensor, place: Tensor) -> None:
+    """Add the minimum of each weight, found ``at`` in its row, and all that it meets to ``shared`` at ``place`` + row.
+
+    Long runs are taken in pieces of ``RUN``, which need no index of their own; a pass is what a CPU's cache holds.
+    """
+    flat, most = shared.view(-1), budget(shared.device) // 64
+    begin, length = columns.begin[at], columns.length[at]
+    pieces = length // RUN
+    if bool((pieces > 0).any()):
+        by_row, by_weight = columns.row.unfold(0, RUN, 1), columns.weight.unfold(0, RUN, 1)
+        run, piece = spread(torch.zeros_like(pieces), pieces)
+        source = begin[run] + RUN * piece
+        for a, b in ((a, a + most // RUN) for a in range(0, len(run), most // RUN)):
+            mine = run[a:b, None]
+            smaller = by_weight.index_select(0, source[a:b])
+            torch.minimum(smaller, weight[mine], out=smaller)
+            key = by_row.index_select(0, source[a:b]).add_(place[mine])
+            flat.scatter_add_(0, key.view(-1), smaller.view(-1))
+    begin, length = begin + RUN * pieces, length - RUN * pieces
+    for a, b in ((a, a + most // RUN) for a in range(0, len(at), most // RUN)):
+        run, other = spread(begin[a:b], length[a:b])
+        smaller = torch.minimum(weight[a:b].index_select(0, run), columns.weight.index_select(0, other))
+        key = place[a:b].index_select(0, run).add_(columns.row.index_select(0, other))
+        flat.scatter_add_(0, key, smaller)

@@ -19,6 +19,8 @@ class CameraGenerator(nn.Module):
         num_cameras: C, at least 1.
         width: channels of the first convolution; twice and four times as many follow.
         num_blocks: residual blocks at a quarter of the size.
+        skip: the last convolution sees the picture and the camera, too, and at first gives the picture back: for
+            trainings of minutes.
 
     Raises:
         ValueError: a number below 1. From ``forward``: images whose sides are no multiples of 4, or that shrink to one
@@ -26,7 +28,8 @@ class CameraGenerator(nn.Module):
 
     Source:
         HHL code (section 3.2). Its instance norm keeps running statistics that are never used; ours keeps none, so that
-        train and eval mode are the same.
+        train and eval mode are the same. ``skip`` is ours: of the camera, instance norm behind the first convolution
+        leaves little but what enters by the borders, which takes long to learn from.
 
     Example:
         >>> generator = CameraGenerator(3, width=4, num_blocks=1)
@@ -34,10 +37,10 @@ class CameraGenerator(nn.Module):
         torch.Size([2, 3, 16, 8])
     """
 
-    def __init__(self, num_cameras: int, width: int = 64, num_blocks: int = 6) -> None:
+    def __init__(self, num_cameras: int, width: int = 64, num_blocks: int = 6, skip: bool = False) -> None:
         super().__init__()
         _at_least_one(num_cameras=num_cameras, width=width, num_blocks=num_blocks)
-        self.num_cameras = num_cameras
+        self.num_cameras, self.skip = num_cameras, skip
         inner = 4 * width
         self.layers = nn.Sequential(
             *_normed(nn.Conv2d(3 + num_cameras, width, 7, padding=3, bias=False)),
@@ -46,9 +49,11 @@ class CameraGenerator(nn.Module):
             *(_ResidualBlock(inner) for _ in range(num_blocks)),
             *_normed(nn.ConvTranspose2d(inner, 2 * width, 4, stride=2, padding=1, bias=False)),
             *_normed(nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1, bias=False)),
-            nn.Conv2d(width, 3, 7, padding=3, bias=False),
-            nn.Tanh(),
         )
+        self.last = nn.Conv2d(width + skip * (3 + num_cameras), 3, 7, padding=3, bias=False)
+        if skip:
+            nn.init.zeros_(self.last.weight)
+            nn.init.dirac_(self.last.weight[:, :3])
 
     def forward(self, image: Tensor, camera: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] and cameras (B,) int64, 0 to C - 1, to images of the same shape in [-1, 1]."""
@@ -57,7 +62,9 @@ class CameraGenerator(nn.Module):
             raise ValueError(
                 f"images must have sides that are multiples of 4, and more than 4x4 pixels, got {height}x{width}"
             )
-        return self.layers(torch.cat([image, camera_planes(camera, self.num_cameras, image)], 1))
+        asked = torch.cat([image, camera_planes(camera, self.num_cameras, image)], 1)
+        features = self.layers(asked)
+        return torch.tanh(self.last(torch.cat([asked, features], 1) if self.skip else features))
 
 
 class _ResidualBlock(nn.Module):

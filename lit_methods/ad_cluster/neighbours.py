@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 SPARE = 8  # candidates beyond those asked for, whose distances are computed exactly as well
+COPIES = 64  # so few coincident rows are not worth lists of their own
 
 
 class Neighbours(NamedTuple):
@@ -77,6 +78,25 @@ def budget(device: torch.device) -> int:
     return 2**25 if device.type == "cuda" else 2**22
 
 
+def spread(start: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """Unroll runs of consecutive positions.
+
+    Args:
+        start: (R,) int64, where each begins.
+        count: (R,) int64, how long it is.
+
+    Returns:
+        for each position of each run: the run and the position, both (sum of ``count``,).
+
+    Example:
+        >>> [x.tolist() for x in spread(torch.tensor([7, 2]), torch.tensor([1, 2]))]
+        [[0, 1, 1], [7, 2, 3]]
+    """
+    run = torch.repeat_interleave(count)
+    shift = start - count.cumsum(0) + count
+    return run, shift.index_select(0, run).add_(torch.arange(len(run), device=run.device))
+
+
 def pair_distance(x: Tensor, i: Tensor, y: Tensor, j: Tensor) -> Tensor:
     """Squared distances of ``x[i]`` and ``y[j]`` from their differences: zero for equal rows, and symmetric, exactly.
 
@@ -103,9 +123,10 @@ def pair_distance(x: Tensor, i: Tensor, y: Tensor, j: Tensor) -> Tensor:
 def nearest(x: Tensor, y: Tensor, k: int, *, itself: bool = False, chunk: int | None = None) -> Neighbours:
     """The ``k`` rows of ``y`` that are nearest to each row of ``x``, and the distance of the farthest.
 
-    A product of matrices screens; the ``k + 8`` best are compared by exact differences. Where rounding could have kept
-    a nearer one out (many coincident rows, or many equally far), the row is done again without the product. Equal
-    distances, that is equal float64 sums of squared differences, come in the order of their index.
+    A product of matrices screens (on a CPU in float32, unless that is set to be rounded further); the ``k + 8`` best
+    are compared by exact differences. Where rounding could have kept a nearer one out (many equally far), the row is
+    done again without the product; many coincident rows of ``y`` are screened as one. Equal distances, that is equal float64
+    sums of squared differences, come in the order of their index.
 
     Args:
         x: (N, D) finite float64.
@@ -128,32 +149,90 @@ def nearest(x: Tensor, y: Tensor, k: int, *, itself: bool = False, chunk: int | 
         >>> nearest(x, x, 2, itself=True).rows.tolist()
         [[0, 2], [1, 2], [2, 0]]
     """
-    k, width = min(k, len(y)), min(k + SPARE, len(y))
+    k = min(k, len(y))
+    different, kind = torch.unique(y, dim=0, return_inverse=True)
+    if len(y) - len(different) <= COPIES:
+        return _screened(x, y, k, itself, chunk)
+    own = torch.arange(len(y), device=y.device)
+    first = own.new_full((len(different),), len(y)).scatter_reduce_(0, kind, own, "amin")
+    first, order = first.sort()  # of equally far ones that with the smaller index comes first
+    kind = order.argsort()[kind]
+    few = _screened(y[first] if itself else x, y[first], min(k, len(first)), itself, chunk)
+    rows, distance = _with_copies(few, kind, k)
+    if not itself:
+        return Neighbours(rows, distance, few.farthest)
+    rows, distance = rows[kind], distance[kind]
+    missing = (rows != own[:, None]).all(1)
+    rows[missing, -1], distance[missing, -1] = own[missing], 0
+    return Neighbours(*_in_order(rows, distance, k, own), few.farthest[kind])
+
+
+def _screened(x: Tensor, y: Tensor, k: int, itself: bool, chunk: int | None) -> Neighbours:
+    """``nearest``, at its best where few rows coincide."""
+    width = min(k + SPARE, len(y))
     middle = y.mean(0)  # far from the origin the product would lose digits
-    x0, y0 = x - middle, y - middle
-    size, other = x0.square().sum(1), y0.square().sum(1)
-    slack = 4 * (x.shape[1] + 4) * 2.0**-53 * (size.sqrt() + other.max().sqrt()).square()  # bound of the rounding error
+    y0 = y - middle
+    x0 = y0 if itself else x - middle
+    size = torch.linalg.vecdot(x0, x0)
+    other = size if itself else torch.linalg.vecdot(y0, y0)
+    unit = torch.maximum(size.max(), other.max())
+    unit = torch.where(unit > 0, unit, 1)  # a longest row of 1 keeps float32 in its range
+    size, other = size / unit, other / unit
+    dtype = _screening(x.device)
+    # bound of the rounding error: of D products and sums, of the types' change, and of what is too small for the type
+    slack = (x.shape[1] / 2 + 8) * torch.finfo(dtype).eps / 2 * (size.sqrt() + other.max().sqrt()).square() + 2.0**-120
+    x0 = torch.cat([(x0 / unit.sqrt()).to(dtype), size.new_ones(len(x), 1).to(dtype)], 1)
+    y0 = torch.cat([(y0 * (-2 / unit.sqrt())).to(dtype), other[:, None].to(dtype)], 1)
     index = torch.empty(len(x), k, dtype=torch.int64, device=x.device)
-    distance, farthest = x.new_empty(len(x), k), x.new_empty(len(x))
+    distance, farthest = x.new_empty(len(x), k), x.new_zeros(len(x))
     unsure = [index.new_empty(0)]
-    for a, b in blocks(len(x), len(y), x.device, chunk):
+    for a, b in blocks(len(x), 2 * len(y), x.device, chunk):
         rows = torch.arange(a, b, device=x.device)
-        screen = torch.addmm(other, x0[a:b], y0.T, alpha=-2)  # without the row's own size, which orders nothing
-        farthest[a:b] = pair_distance(x, rows, y, screen.argmax(1))
+        with torch.autocast(x.device.type, enabled=False):
+            screen = x0[a:b] @ y0.T  # |y|^2 - 2 x y, without the row's own size, which orders nothing
+        far = screen >= (screen.amax(1).double() - 2 * slack[a:b]).to(dtype)[:, None] - 4 * torch.finfo(dtype).eps
+        row, at = far.nonzero(as_tuple=True)
+        crowded = torch.bincount(row, minlength=b - a) > SPARE
+        row, at = row[~crowded[row]] + a, at[~crowded[row]]
+        farthest.scatter_reduce_(0, row, pair_distance(x, row, y, at), "amax")
         if itself:
             screen[rows - a, rows] = -torch.inf
         found, candidate = screen.topk(width, largest=False)
         exact = pair_distance(x, rows.repeat_interleave(width), y, candidate.flatten()).view(-1, width)
         index[a:b], distance[a:b] = _in_order(candidate, exact, k, rows if itself else None)
         if width < len(y):
-            rest = found[:, -1] + size[a:b] - slack[a:b]  # no other one is nearer than this
-            unsure.append(rows[~(distance[a:b, -1] < rest)])
+            rest = (found[:, -1].double() + size[a:b] - slack[a:b]) * unit  # no other one is nearer than this
+            crowded |= ~(distance[a:b, -1] < rest)
+        unsure.append(rows[crowded])
     doubt = torch.cat(unsure)
     for a, b in blocks(len(doubt), len(y), x.device, chunk):
         rows = doubt[a:b]
         whole = torch.cdist(x[rows], y, compute_mode="donot_use_mm_for_euclid_dist")
+        farthest[rows] = pair_distance(x, rows, y, whole.argmax(1))
         index[rows], distance[rows] = _exactly(whole, k, rows if itself else None)
     return Neighbours(index, distance, farthest)
+
+
+def _screening(device: torch.device) -> torch.dtype:
+    """float32 where products of float32 are those of IEEE: not on a GPU, where float64 is quick enough as well."""
+    exact = device.type == "cpu" and torch.backends.mkldnn.matmul.fp32_precision in ("none", "ieee")
+    return torch.float32 if exact else torch.float64
+
+
+def _with_copies(few: Neighbours, kind: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Lists of ``k`` rows from lists of kinds of rows; ``kind`` (M,) int64 numbers them by their first row."""
+    member = kind.argsort(stable=True)
+    count = torch.bincount(kind)
+    start, count = count.cumsum(0) - count, count.clamp(max=k)
+    listed = few.rows.flatten()
+    run, at = spread(start[listed], count[listed])
+    row, distance, index = run // few.rows.shape[1], few.distance.flatten()[run], member[at]
+    order = index.argsort()
+    order = order[distance[order].argsort(stable=True)]
+    order = order[row[order].argsort(stable=True)]
+    length = torch.bincount(row, minlength=len(few.rows))
+    best = order[(length.cumsum(0) - length)[:, None] + torch.arange(k, device=kind.device)]
+    return index[best], distance[best]
 
 
 def _in_order(index: Tensor, distance: Tensor, k: int, first: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lit_methods.ad_cluster.neighbours import Neighbours, blocks, nearest, pair_distance
+from lit_methods.ad_cluster.neighbours import Neighbours, blocks, nearest, pair_distance, spread
 
 UNIT = 2.0**60  # weights are whole multiples of its inverse: their sums do not depend on an order, nor on the device
 
@@ -16,36 +16,24 @@ class Encoding(NamedTuple):
     """Sparse weights in rows: those of row i are at ``start[i]`` to ``start[i + 1]``, by ascending ``column``.
 
     ``weight`` is int64, in units of 2^-60; a row's sum is one. ``farthest`` (N,) is its largest squared distance.
+    ``first`` (N,) is the first row with the same features, whose weights it has; mostly the row itself.
     """
 
     start: Tensor
     column: Tensor
     weight: Tensor
     farthest: Tensor
+    first: Tensor
 
     @property
     def rows(self) -> Tensor:
         """The row of each weight."""
         return torch.repeat_interleave(self.start.diff())
 
-
-def spread(start: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-    """Unroll runs of consecutive positions.
-
-    Args:
-        start: (R,) int64, where each begins.
-        count: (R,) int64, how long it is.
-
-    Returns:
-        for each position of each run: the run and the position, both (sum of ``count``,).
-
-    Example:
-        >>> [x.tolist() for x in spread(torch.tensor([7, 2]), torch.tensor([1, 2]))]
-        [[0, 1, 1], [7, 2, 3]]
-    """
-    run = torch.repeat_interleave(count)
-    shift = start - count.cumsum(0) + count
-    return run, shift.index_select(0, run).add_(torch.arange(len(run), device=run.device))
+    @property
+    def total(self) -> Tensor:
+        """(N,) int64, the sum of each row: one, up to the rounding of its weights."""
+        return self.weight.new_zeros(len(self.first)).index_add_(0, self.rows, self.weight)
 
 
 @torch.no_grad()
@@ -82,13 +70,24 @@ def encode_neighbours(x: Tensor, k1: int, k2: int, chunk: int | None = None) -> 
     key = _expanded(found.rows[:, : k1 + 1], round(k1 / 2), chunk)
     row, column = key // count, key % count
     scale = torch.where(found.farthest > 0, found.farthest, 1)  # all coincide
-    weight = torch.exp(-pair_distance(x, row, x, column) / scale[row])
+    weight = torch.exp(-_distances(x, key, found) / scale[row])
     weight /= weight.new_zeros(count).index_add_(0, row, weight)[row]
     start = _starts(row, count)
     if k2 > 1:
         row, column, weight = _averaged(start, column, weight, found.rows[:, :k2], chunk)
         start = _starts(row, count)
-    return _shared(Encoding(start, column, (weight * UNIT).round().long(), found.farthest), found)
+    return _shared(Encoding(start, column, (weight * UNIT).round().long(), found.farthest, found.rows[:, 0]), found)
+
+
+def _distances(x: Tensor, key: Tensor, found: Neighbours) -> Tensor:
+    """Squared distances of pairs row * N + column, of which the lists know the most."""
+    count = len(x)
+    known, order = (torch.arange(count, device=x.device)[:, None] * count + found.rows).flatten().sort()
+    at = torch.searchsorted(known, key).clamp_(max=len(known) - 1)
+    distance = found.distance.flatten()[order[at]]
+    new = (known[at] != key).nonzero()[:, 0]
+    distance[new] = pair_distance(x, key[new] // count, x, key[new] % count)
+    return distance
 
 
 def _starts(row: Tensor, count: int) -> Tensor:
@@ -98,23 +97,23 @@ def _starts(row: Tensor, count: int) -> Tensor:
 
 def _reciprocal(top: Tensor, chunk: int | None) -> Tensor:
     """(N, k) bool: whether each row is in the list of the one that its own list names."""
-    found = torch.empty_like(top, dtype=torch.bool)
+    found, narrow = torch.empty_like(top, dtype=torch.bool), top.int()
     for a, b in blocks(len(top), top.shape[1] ** 2, top.device, chunk):
-        own = torch.arange(a, b, device=top.device)[:, None, None]
-        found[a:b] = (top[top[a:b]] == own).any(2)
+        own = torch.arange(a, b, dtype=torch.int32, device=top.device)[:, None, None]
+        found[a:b] = (narrow[top[a:b]] == own).any(2)
     return found
 
 
 def _expanded(top: Tensor, half: int, chunk: int | None) -> Tensor:
     """R* of all rows, as sorted keys row * N + column (steps 3 and 4)."""
     count, width = top.shape
-    short = top[:, : half + 1]
+    short, narrow = top[:, : half + 1], top.int()
     mutual, mutual_short = _reciprocal(top, chunk), _reciprocal(short, chunk)
     keys = []
     for a, b in blocks(count, width * width * short.shape[1], top.device, chunk):
         mine = mutual[a:b]
-        member, valid = short[top[a:b]], mutual_short[top[a:b]]  # (n, width, half + 1), of each neighbour
-        own = top[a:b].masked_fill(~mine, -1)
+        member, valid = narrow[:, : half + 1][top[a:b]], mutual_short[top[a:b]]  # (n, width, half + 1), of each neighbour
+        own = narrow[a:b].masked_fill(~mine, -1)
         inside = torch.zeros_like(valid)
         for p in range(width):
             inside |= member == own[:, p, None, None]
@@ -151,4 +150,4 @@ def _shared(code: Encoding, found: Neighbours) -> Encoding:
     first = torch.where(found.distance[:, 1] == 0, torch.minimum(own, found.rows[:, 1]), own)
     length = code.start.diff()[first]
     run, at = spread(code.start[first], length)
-    return Encoding(_starts(run, len(own)), code.column[at], code.weight[at], code.farthest)
+    return Encoding(_starts(run, len(own)), code.column[at], code.weight[at], code.farthest, first)
