@@ -8,48 +8,56 @@ from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 
 MARKS = "osD^vP*X<>"  # of the cameras
-MOST_COLOURS = 20  # identities with a colour of their own; the others are grey
+COLOURS = [colormaps["tab20"](place) for place in range(20) if place not in (14, 15)]  # those two are grey
+OTHERS = (0.8, 0.8, 0.8, 1)  # grey
 
 
 def iterations_figure(history: list[dict[str, Any]]) -> Figure:
     """Number of clusters, outliers, eps and purity over the iterations.
 
     Args:
-        history: rows of ``PseudoLabelClustering``.
+        history: rows of ``PseudoLabelClustering``; ``None`` in them is not drawn.
     """
     figure = Figure(figsize=(9, 2.6), layout="constrained")
     names = {"clusters": "clusters", "outliers": "outliers, share", "eps": "eps", "purity": "purity"}
+    shares = ("outliers", "purity")
     for axes, (name, label) in zip(figure.subplots(1, 4), names.items(), strict=True):
         rows = [(row["iteration"], row[name]) for row in history if row[name] is not None]
         if rows:
             axes.plot(*zip(*rows, strict=True), marker="o", color="tab:blue")
         axes.set(title=label, xlabel="iteration")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.05 if name in shares else 1.1 * max([value for _, value in rows], default=0) or 1)
     return figure
 
 
-def feature_map_figure(features: np.ndarray, colours: np.ndarray, camids: np.ndarray) -> Figure:
+def feature_map_figure(
+    features: np.ndarray, colours: np.ndarray, camids: np.ndarray, what: str = "persons"
+) -> Figure:
     """t-SNE of features, a point for each picture.
 
     Args:
-        features: (N, D), N at least 5.
-        colours: (N,) int64; the 20 most frequent numbers from 0 on get a colour of their own.
+        features: (N, D), finite, N at least 5.
+        colours: (N,) int64; the 18 most frequent numbers from 0 on get a colour of their own, the others are grey.
         camids: (N,) int64, a mark each.
+        what: the word for what has a colour.
 
     Source:
         van der Maaten and Hinton, 2008, by scikit-learn; begun from the principal components, so the same features
-        give the same map.
+        give the same map; where all features are equal, there are none, and the points are scattered at random.
     """
     perplexity = min(20.0, (len(features) - 1) / 3)
-    points = TSNE(init="pca", perplexity=perplexity, random_state=0).fit_transform(features.astype(np.float32))
+    centred = (features - features.mean(0)).astype(np.float32)
+    scale = np.abs(centred).max()
+    begin = "pca" if scale > 1e-6 * np.abs(features).max() else "random"  # rounding has components of its own
+    points = TSNE(init=begin, perplexity=perplexity, random_state=0).fit_transform(centred / (scale or 1))
     numbers, counts = np.unique(colours[colours >= 0], return_counts=True)
-    frequent = numbers[np.argsort(-counts, kind="stable")][:MOST_COLOURS].tolist()
-    palette = np.full((len(points), 4), (0.8, 0.8, 0.8, 1))
+    frequent = numbers[np.argsort(-counts, kind="stable")][: len(COLOURS)].tolist()
+    palette = np.full((len(points), 4), OTHERS)
     figure = Figure(figsize=(6, 6), layout="constrained")
     axes = figure.subplots()
-    for place, number in enumerate(frequent):
-        palette[colours == number] = colormaps["tab20"](place)
+    for number, colour in zip(frequent, COLOURS, strict=False):
+        palette[colours == number] = colour
     for camera in np.unique(camids).tolist():
         rows = camids == camera
         mark = MARKS[camera % len(MARKS)]
@@ -57,5 +65,6 @@ def feature_map_figure(features: np.ndarray, colours: np.ndarray, camids: np.nda
     legend = axes.legend(loc="best", fontsize=8)
     for handle in legend.legend_handles:
         handle.set_facecolor("grey")
-    axes.set(xticks=[], yticks=[], title=f"{len(points)} pictures, colours: {len(frequent)} most frequent persons")
+    shown = f"{len(frequent)} most frequent" if len(frequent) < len(numbers) else f"all {len(numbers)}"
+    axes.set(xticks=[], yticks=[], title=f"{len(points)} pictures, colours: {shown} {what}")
     return figure

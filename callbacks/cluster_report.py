@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
@@ -73,41 +74,50 @@ class ClusterReport(ClusterListener):
             self._map(trainer, "cluster/map_after", features, clustering.labels)
 
     def sheet(self, labels: Tensor, data: Any) -> np.ndarray:
-        """The largest clusters, row by row, and some outliers."""
+        """The largest clusters, row by row, and some outliers; pictures spread evenly over each."""
         numbers, sizes = labels[labels >= 0].unique(return_counts=True)
         largest = numbers[sizes.argsort(descending=True, stable=True)][: self.num_clusters].tolist()
-        truth = data.true_train_ids()
+        truth: Tensor | None = data.true_train_ids()
         cells: list[np.ndarray] = []
         for number in [*largest, -1]:
             members = (labels == number).nonzero().flatten()
-            shown = members[: self.per_cluster].tolist()
-            usual = int(truth[members].mode().values) if len(members) and number >= 0 else None
+            if not len(members):
+                continue
+            count = min(self.per_cluster, len(members))
+            shown = members[torch.arange(count) * len(members) // count].tolist()  # the files go person by person
+            usual = int(truth[members].mode().values) if truth is not None and number >= 0 else None
             for index in shown:
-                colour = PLAIN if usual is None else RIGHT if int(truth[index]) == usual else WRONG
+                colour = PLAIN
+                if truth is not None and usual is not None:
+                    colour = RIGHT if int(truth[index]) == usual else WRONG
                 cells.append(framed(data.thumbnail(index), colour))
-            blank = np.full((134, 70, 3), 255, np.uint8)
-            cells += [blank] * (self.per_cluster - len(shown))
+            cells += [np.full_like(cells[0], 255)] * (self.per_cluster - count)
         return grid(cells, columns=self.per_cluster)
 
     def _map(self, trainer: Trainer, key: str, features: Tensor, labels: Tensor) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        if len(features) < 5:  # nothing to see
-            return
         chosen = np.sort(permutation(len(features), purpose("ad_cluster/map"))[: self.num_points])
+        chosen = chosen[features[chosen].isfinite().all(1).numpy()]  # a training that diverged ends all the same
+        if len(chosen) < 5:  # nothing to see
+            return
         camids = data.train_camids.numpy()[chosen]
         truth = data.true_train_ids()
-        colours = (labels if truth is None else truth).numpy()[chosen]
-        figure = feature_map_figure(features.numpy()[chosen], colours, camids)
+        colours, what = (labels, "clusters") if truth is None else (truth, "persons")
+        figure = feature_map_figure(features.numpy()[chosen], colours.numpy()[chosen], camids, what)
         RunReport.of(trainer).figure(trainer, key, figure)
 
 
 def _rows(labels: Tensor, data: Any) -> list[list[Any]]:
     truth, camids = data.true_train_ids(), data.train_camids
+    usual: int | str
+    share: int | str
     rows: list[list[Any]] = []
     for number in labels[labels >= 0].unique().tolist():
         members = labels == number
-        usual = truth[members].mode().values
         cameras = " ".join(str(camera + 1) for camera in camids[members].unique().tolist())
-        share = int((truth[members] == usual).sum())
-        rows.append([number, int(members.sum()), cameras, int(usual), share])
+        usual, share = "", ""  # nobody knows
+        if truth is not None:
+            usual = int(truth[members].mode().values)
+            share = int((truth[members] == usual).sum())
+        rows.append([number, int(members.sum()), cameras, usual, share])
     return rows

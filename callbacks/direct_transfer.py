@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 
 from callbacks.evaluation import device_batches
 from callbacks.interruption import interruptible
@@ -39,13 +40,20 @@ class DirectTransfer(ClusterListener):
         loader = data.test_dataloader()
         limit = trainer.limit_test_batches
         count = min(limit, len(loader)) if isinstance(limit, int) else int(limit * len(loader))
+        if count == 0:
+            return
         ranking = ReIDRanking(ap=module.hparams["ap"]).to(module.device)
         share_buffers(module)
         batches = (batch for _, batch in zip(range(count), device_batches(trainer, loader), strict=False))
         with evaluating(module), trainer.precision_plugin.forward_context():
             for batch in interruptible(trainer, progress(trainer, batches, "direct transfer", total=count)):
                 module.update_ranking(ranking, batch)
-        self.figures = {f"test/{name}_direct": float(value) for name, value in ranking.compute().items()}
+        try:
+            found = ranking.compute()  # all processes have the same rows by now, so all raise or none
+        except ValueError as ex:  # of a few batches alone; the fit needs no figures of the test
+            rank_zero_warn(f"direct transfer is not measured: {ex}")
+            return
+        self.figures = {f"test/{name}_direct": float(value) for name, value in found.items()}
 
     def summary(self) -> dict[str, float | str | list]:
         """The figures, as soon as there are any."""

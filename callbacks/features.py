@@ -31,7 +31,7 @@ def gathered_features(trainer: Trainer, module: LightningModule, loader: Iterabl
         (N, D) on the CPU, row i for the picture with index i, equal on all processes.
 
     Raises:
-        RuntimeError: indices are missing: the loader leaves pictures out.
+        RuntimeError: indices are missing or come twice: the loader leaves pictures out or repeats them.
     """
     parts: Any = module
     share_buffers(module)
@@ -47,6 +47,7 @@ def gathered_features(trainer: Trainer, module: LightningModule, loader: Iterabl
     found = [part for rank in gather_objects(mine) for part in rank]
     index = torch.cat([part[0] for part in found])
     features = torch.cat([part[1] for part in found])
-    if sorted(index.tolist()) != list(range(len(index))):
-        raise RuntimeError(f"{description}: {len(index)} rows are not those of the indices 0 to {len(index) - 1}")
+    size = len(getattr(loader, "dataset", index))
+    if sorted(index.tolist()) != list(range(size)):
+        raise RuntimeError(f"{description}: {len(index)} rows are not those of the indices 0 to {size - 1}")
     return features[index.argsort()]

@@ -55,14 +55,16 @@ class RankedLists(Callback):
         mine = {name: torch.cat(rows).cpu() for name in ROWS if (rows := getattr(ranking, name))}
         found = [part for part in gather_objects(mine) if part]
         if trainer.is_global_zero and found:
-            self._rows = {name: torch.cat([part[name] for part in found]) for name in ROWS}
+            self._rows = _in_order({name: torch.cat([part[name] for part in found]) for name in ROWS})
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw."""
         rows, self._rows = self._rows, None
         if rows is None or not trainer.is_global_zero:
             return
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data: Any = getattr(trainer, "datamodule", None)
+        if not hasattr(data, "query_files"):  # whose pictures they are, nobody knows
+            return
         lists, table = self.lists(rows, data.query_files, data.gallery_files, pl_module)
         if lists:
             RunReport.of(trainer).picture(trainer, "test/ranked_lists", grid(lists, columns=1))
@@ -98,11 +100,19 @@ class RankedLists(Callback):
 
 def _chosen(distances: Tensor, same: Tensor, number: int) -> list[int]:
     """Rows of queries with a match: half of them those whose first match comes last, the others spread evenly."""
-    order = distances.argsort(dim=1, stable=True)
-    hits = same.gather(1, order) & distances.gather(1, order).isfinite()
-    valid = hits.any(1).nonzero().flatten()
-    first = hits[valid].int().argmax(1)
-    worst = valid[first.argsort(descending=True, stable=True)][: number // 2].tolist()
+    nearest = distances.masked_fill(~same, torch.inf).amin(1)  # match
+    valid = nearest.isfinite().nonzero().flatten()
+    before = (distances[valid] < nearest[valid, None]).sum(1)
+    worst = valid[before.argsort(descending=True, stable=True)][: number // 2].tolist()
     others = [row for row in valid.tolist() if row not in worst]
-    step = max(1, len(others) // max(1, number - len(worst)))
-    return [*worst, *others[::step][: number - len(worst)]]
+    count = min(number - len(worst), len(others))
+    return [*worst, *(others[i * len(others) // count] for i in range(count))]
+
+
+def _in_order(rows: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Queries and gallery by their index, each once: as if one process had seen them."""
+    key = 2 * rows["index"] + rows["query"]
+    order = key.argsort(stable=True)
+    first = torch.ones_like(order, dtype=torch.bool)
+    first[1:] = key[order][1:] != key[order][:-1]
+    return {name: values[order[first]] for name, values in rows.items()}

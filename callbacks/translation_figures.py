@@ -1,5 +1,6 @@
 """Original pictures, and what a generator makes of them for each camera."""
 
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -7,8 +8,11 @@ import torch
 from torch import Tensor
 
 from lit_methods.ad_cluster.camera_translation import CameraTranslation
-from lit_methods.functional.drawing import caption, grid
+from lit_methods.ad_cluster.pictures import labelled
+from lit_methods.functional.drawing import grid
 from lit_methods.functional.modes import evaluating
+
+NARROWEST = 96  # pixels; smaller pictures are enlarged by a whole factor
 
 
 def translation_sheet(translation: CameraTranslation, data: Any, device: torch.device, shown: int) -> np.ndarray:
@@ -25,9 +29,8 @@ def translation_sheet(translation: CameraTranslation, data: Any, device: torch.d
     """
     camids: Tensor = data.train_camids
     cameras = camids.unique().tolist()
-    found = [(camids == camera).nonzero().flatten() for camera in cameras]
-    chosen = [int(found[row % len(found)][row // len(found)]) for row in range(min(shown, len(camids)))
-              if row // len(found) < len(found[row % len(found)])]  # fmt: skip
+    found = [(camids == camera).nonzero().flatten().tolist() for camera in cameras]
+    chosen = [index for turn in zip_longest(*found) for index in turn if index is not None][:shown]
     originals = [data.thumbnail(index) for index in chosen]
     image = torch.stack([torch.from_numpy(picture).permute(2, 0, 1) for picture in originals]).to(device).float() / 255
     columns = []
@@ -35,9 +38,14 @@ def translation_sheet(translation: CameraTranslation, data: Any, device: torch.d
         for camera in range(translation.num_cameras):
             style = torch.full((len(image),), camera, device=device)
             columns.append((translation.translate(image, style).clamp(0, 1) * 255).round().byte().cpu())
+    factor = -(-NARROWEST // originals[0].shape[1])
     cells = []
     for row, (index, original) in enumerate(zip(chosen, originals, strict=True)):
-        cells.append(caption(original, f"camera {int(camids[index]) + 1}"))
+        cells.append(_cell(original, factor, f"camera {int(camids[index]) + 1}"))
         for camera, column in enumerate(columns):
-            cells.append(caption(column[row].permute(1, 2, 0).numpy(), f"as camera {camera + 1}"))
+            cells.append(_cell(column[row].permute(1, 2, 0).numpy(), factor, f"as camera {camera + 1}"))
     return grid(cells, columns=1 + len(columns))
+
+
+def _cell(image: np.ndarray, factor: int, text: str) -> np.ndarray:
+    return labelled(image.repeat(factor, axis=0).repeat(factor, axis=1), text)

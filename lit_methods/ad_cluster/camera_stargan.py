@@ -198,7 +198,8 @@ class CameraStarGAN(Described, LightningModule):
         Returns:
             (H', W', 3) uint8 RGB.
         """
-        styles = {name: style.permute(1, 2, 0).numpy() for name, style in prediction.items()}
+        names = [f"camera_{camera + 1}" for camera in range(self.hparams["num_cameras"])]
+        styles = {name: prediction[name].permute(1, 2, 0).numpy() for name in names}
         shown = [caption(image, "picture"), *(caption(style, name) for name, style in styles.items())]
         return grid(shown, columns=len(shown))
 

@@ -274,10 +274,10 @@ def _add_minima(shared: Tensor, columns: _Columns, at: Tensor, weight: Tensor, p
         run, piece = spread(torch.zeros_like(pieces), pieces)
         source = begin[run] + RUN * piece
         for a, b in ((a, a + most // RUN) for a in range(0, len(run), most // RUN)):
-            mine = run[a:b, None]
+            mine = run[a:b]
             smaller = by_weight.index_select(0, source[a:b])
-            torch.minimum(smaller, weight[mine], out=smaller)
-            key = by_row.index_select(0, source[a:b]).add_(place[mine])
+            torch.minimum(smaller, weight.index_select(0, mine)[:, None], out=smaller)
+            key = by_row.index_select(0, source[a:b]).add_(place.index_select(0, mine)[:, None])
             flat.scatter_add_(0, key.view(-1), smaller.view(-1))
     begin, length = begin + RUN * pieces, length - RUN * pieces
     for a, b in ((a, a + most // RUN) for a in range(0, len(at), most // RUN)):

@@ -150,6 +150,8 @@ def nearest(x: Tensor, y: Tensor, k: int, *, itself: bool = False, chunk: int | 
         [[0, 2], [1, 2], [2, 0]]
     """
     k = min(k, len(y))
+    if len(y) - len(y.sum(1).unique()) <= COPIES:  # equal rows have equal sums
+        return _screened(x, y, k, itself, chunk)
     different, kind = torch.unique(y, dim=0, return_inverse=True)
     if len(y) - len(different) <= COPIES:
         return _screened(x, y, k, itself, chunk)
@@ -170,27 +172,22 @@ def nearest(x: Tensor, y: Tensor, k: int, *, itself: bool = False, chunk: int | 
 def _screened(x: Tensor, y: Tensor, k: int, itself: bool, chunk: int | None) -> Neighbours:
     """``nearest``, at its best where few rows coincide."""
     width = min(k + SPARE, len(y))
-    middle = y.mean(0)  # far from the origin the product would lose digits
-    y0 = y - middle
-    x0 = y0 if itself else x - middle
-    size = torch.linalg.vecdot(x0, x0)
-    other = size if itself else torch.linalg.vecdot(y0, y0)
-    unit = torch.maximum(size.max(), other.max())
-    unit = torch.where(unit > 0, unit, 1)  # a longest row of 1 keeps float32 in its range
-    size, other = size / unit, other / unit
-    dtype = _screening(x.device)
+    middle, dtype = y.mean(0), _screening(x.device)  # far from the origin the product would lose digits
+    unit = torch.stack([part.abs().max() for z in ((y,) if itself else (x, y)) for part in (z - middle).aminmax()]).max()
+    unit = torch.where(unit > 0, unit, 1)  # numbers up to 1 keep float32 in its range
+    y0, other = _scaled(y, middle, unit, dtype)
+    x0, size = (y0, other) if itself else _scaled(x, middle, unit, dtype)
     # bound of the rounding error: of D products and sums, of the types' change, and of what is too small for the type
     slack = (x.shape[1] / 2 + 8) * torch.finfo(dtype).eps / 2 * (size.sqrt() + other.max().sqrt()).square() + 2.0**-120
-    x0 = torch.cat([(x0 / unit.sqrt()).to(dtype), size.new_ones(len(x), 1).to(dtype)], 1)
-    y0 = torch.cat([(y0 * (-2 / unit.sqrt())).to(dtype), other[:, None].to(dtype)], 1)
+    unit, other = unit.square(), other.to(dtype)
     index = torch.empty(len(x), k, dtype=torch.int64, device=x.device)
     distance, farthest = x.new_empty(len(x), k), x.new_zeros(len(x))
     unsure = [index.new_empty(0)]
     for a, b in blocks(len(x), 2 * len(y), x.device, chunk):
         rows = torch.arange(a, b, device=x.device)
         with torch.autocast(x.device.type, enabled=False):
-            screen = x0[a:b] @ y0.T  # |y|^2 - 2 x y, without the row's own size, which orders nothing
-        far = screen >= (screen.amax(1).double() - 2 * slack[a:b]).to(dtype)[:, None] - 4 * torch.finfo(dtype).eps
+            screen = torch.addmm(other, x0[a:b], y0.T, alpha=-2)  # without the row's own size, which orders nothing
+        far = screen >= (screen.amax(1).double() - 2 * slack[a:b]).to(dtype)[:, None]
         row, at = far.nonzero(as_tuple=True)
         crowded = torch.bincount(row, minlength=b - a) > SPARE
         row, at = row[~crowded[row]] + a, at[~crowded[row]]
@@ -211,6 +208,13 @@ def _screened(x: Tensor, y: Tensor, k: int, itself: bool, chunk: int | None) -> 
         farthest[rows] = pair_distance(x, rows, y, whole.argmax(1))
         index[rows], distance[rows] = _exactly(whole, k, rows if itself else None)
     return Neighbours(index, distance, farthest)
+
+
+def _scaled(x: Tensor, middle: Tensor, unit: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Rows beside ``middle`` in ``unit``s, in a type, and their squared lengths in float64."""
+    x = (x - middle).div_(unit)
+    low = x.to(dtype, copy=True)
+    return low, x.square_().sum(1)
 
 
 def _screening(device: torch.device) -> torch.dtype:

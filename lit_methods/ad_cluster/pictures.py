@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
-from lit_methods.functional.drawing import caption, grid
+from lit_methods.functional.drawing import grid
 
 RIGHT, WRONG, PLAIN = (34, 160, 70), (214, 45, 45), (150, 150, 150)  # frames, RGB
 _BORDER = 3  # pixels
+_LINE, _FONT = 14, 11  # of a word below a picture, pixels
 
 
 def framed(image: np.ndarray, colour: Sequence[int], height: int = 128, width: int = 64) -> np.ndarray:
@@ -32,6 +33,28 @@ def framed(image: np.ndarray, colour: Sequence[int], height: int = 128, width: i
     resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
     canvas[_BORDER:-_BORDER, _BORDER:-_BORDER] = np.asarray(resized)
     return canvas
+
+
+def labelled(image: np.ndarray, text: str) -> np.ndarray:
+    """A picture as it is, and below it a word.
+
+    Not ``caption``, which enlarges small pictures: there are many of these on a sheet.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        text: a word or two in ASCII; what does not fit below the picture is cut off.
+
+    Returns:
+        (H + 14, W, 3) uint8.
+
+    Example:
+        >>> labelled(np.zeros((134, 70, 3), np.uint8), "12.25").shape
+        (148, 70, 3)
+    """
+    canvas = Image.new("RGB", (image.shape[1], image.shape[0] + _LINE), "white")
+    canvas.paste(Image.fromarray(image))
+    ImageDraw.Draw(canvas).text((2, image.shape[0]), text, fill="black", font=ImageFont.load_default(_FONT))
+    return np.asarray(canvas)
 
 
 def ranked_list(
@@ -59,5 +82,5 @@ def ranked_list(
     colours = [PLAIN] * len(found) if right is None else [RIGHT if hit else WRONG for hit in right]
     pictures = [framed(query, PLAIN), *(framed(image, colour) for image, colour in zip(found, colours, strict=True))]
     if texts is not None:
-        pictures = [caption(p, text) for p, text in zip(pictures, ["query", *texts], strict=True)]
+        pictures = [labelled(p, text) for p, text in zip(pictures, ["query", *texts], strict=True)]
     return grid(pictures, columns=len(pictures))

@@ -211,10 +211,10 @@ def test_items_of_lists_are_counted_in_files_alone(command):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ("--data ImageFolder", "data='ImageFolder': no such class; there are CIFARDataModule, ImageNetDataModule"),
+        ("--data ImageFolder", "data='ImageFolder': no such class; there are CIFARDataModule, DukeMTMCDataModule"),
         ("--data HRank", "data='HRank': not a LightningDataModule"),
-        ("--data PPBB", "data='PPBB': no such class; there are CIFARDataModule, ImageNetDataModule"),
-        ("--model.help CIFARDataModul", "model.help='CIFARDataModul': no such class; there are BPE, BPEBenchmark, "),
+        ("--data PPBB", "data='PPBB': no such class; there are CIFARDataModule, DukeMTMCDataModule"),
+        ("--model.help CIFARDataModul", "model.help='CIFARDataModul': no such class; there are ADCluster, BPE, "),
     ],
 )  # fmt: skip
 def test_a_class_is_proposed_where_it_can_stand(command, words, line):
