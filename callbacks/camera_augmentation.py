@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from callbacks.evaluation import device_batches, in_float32
@@ -30,6 +31,9 @@ class CameraStyleAugmentation(ClusterListener):
     the centroid of their cluster, in the features of the frozen encoder: the max side of the min-max game. Then every
     training picture with a ``style`` is drawn in the style of that camera, on the device, just before its step.
 
+    The paper's ablation by one option each: ``generated_per_id=0`` of the data is clustering alone (no generator is
+    trained), ``w_div=0`` sample augmentation, neither the whole method.
+
     Several processes average the gradients and stay equal. Networks, optimisers and the step are in the checkpoint: a
     run that is stopped among the steps goes on with the next one.
 
@@ -42,7 +46,7 @@ class CameraStyleAugmentation(ClusterListener):
             trained yet.
         gan_steps: steps of the discriminator after each clustering; 0 leaves the generator as it is.
         lam: in ``exp(-lam * D_div)``, the diversity loss.
-        w_div: its weight; 0 is sample augmentation without diversity.
+        w_div: its weight, not negative.
         pretrain_steps: further steps before the first clustering's, without diversity, when ``gan`` is ``None``.
         batch_size: pictures per step, over all processes.
         n_critic: steps of the discriminator per step of the generator.
@@ -54,8 +58,7 @@ class CameraStyleAugmentation(ClusterListener):
         skip: of the generator.
 
     Raises:
-        ValueError: an argument is out of range; before a fit: no clustering beside it, data without generated
-            pictures, a ``gan`` of other cameras.
+        ValueError: an argument is out of range; before a fit: no clustering beside it, a ``gan`` of other cameras.
         FileNotFoundError: there is no file ``gan``.
 
     Source:
@@ -118,8 +121,9 @@ class CameraStyleAugmentation(ClusterListener):
         data: Any = getattr(trainer, "datamodule", None)
         if not any(isinstance(c, PseudoLabelClustering) for c in trainer.callbacks):  # type: ignore[attr-defined]
             raise ValueError("CameraStyleAugmentation draws pictures of clusters: PseudoLabelClustering is missing")
-        if not data.generated_per_id:
-            raise ValueError("data.generated_per_id=0 asks for no drawn pictures: give some, or leave it out")
+        if not data.generated_per_id:  # clustering alone, by one word of the command line
+            rank_zero_info("data.generated_per_id=0 asks for no drawn pictures: no generator is trained")
+            return
         if self.batch_size % trainer.world_size:
             raise ValueError(f"batch_size={self.batch_size} must be a multiple of {trainer.world_size}, the processes")
         self.translation = self._make(data)
@@ -144,7 +148,8 @@ class CameraStyleAugmentation(ClusterListener):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the networks where the module is, as a checkpoint left them."""
-        assert self.translation is not None
+        if self.translation is None:
+            return
         self.translation.to(pl_module.device)
         if self._state is not None:
             self.translation.load_state_dict(self._state["translation"])
@@ -180,7 +185,8 @@ class CameraStyleAugmentation(ClusterListener):
 
     def on_clusters(self, trainer: Trainer, pl_module: LightningModule, clusters: Clusters) -> None:
         """Train the generator for these clusters, from where a stopped run left it."""
-        assert self.translation is not None
+        if self.translation is None:
+            return
         if self.part == 0 and self.pretrain_steps:
             self._train(trainer, pl_module, 0, self.pretrain_steps, None)
         if self.part < clusters.iteration:

@@ -32,7 +32,7 @@ def translation_sheet(translation: CameraTranslation, data: Any, device: torch.d
     found = [(camids == camera).nonzero().flatten().tolist() for camera in cameras]
     chosen = [index for turn in zip_longest(*found) for index in turn if index is not None][:shown]
     originals = [data.thumbnail(index) for index in chosen]
-    image = torch.stack([torch.from_numpy(picture).permute(2, 0, 1) for picture in originals]).to(device).float() / 255
+    image = torch.from_numpy(np.stack(originals)).permute(0, 3, 1, 2).to(device).float() / 255
     columns = []
     with evaluating(translation):
         for camera in range(translation.num_cameras):

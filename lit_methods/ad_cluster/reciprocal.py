@@ -112,7 +112,10 @@ def _expanded(top: Tensor, half: int, chunk: int | None) -> Tensor:
     keys = []
     for a, b in blocks(count, width * width * short.shape[1], top.device, chunk):
         mine = mutual[a:b]
-        member, valid = narrow[:, : half + 1][top[a:b]], mutual_short[top[a:b]]  # (n, width, half + 1), of each neighbour
+        member, valid = (
+            narrow[:, : half + 1][top[a:b]],
+            mutual_short[top[a:b]],
+        )  # (n, width, half + 1), of each neighbour
         own = narrow[a:b].masked_fill(~mine, -1)
         inside = torch.zeros_like(valid)
         for p in range(width):

@@ -293,10 +293,17 @@ def test_bad_arguments_of_the_augmentation_are_named(arguments, message):
         CameraStyleAugmentation(**arguments)
 
 
-def test_the_augmentation_needs_clusters_and_pictures_to_draw(fit, market1501_root, make_trainer):
-    data = Market1501DataModule(str(market1501_root), **CLUSTERS | {"generated_per_id": 0}, **SIZE)
-    with pytest.raises(ValueError, match="generated_per_id=0 asks for no drawn pictures"):
-        fit(PseudoLabelClustering(), CameraStyleAugmentation(**PAIR), data=data)
+def test_without_pictures_to_draw_no_generator_is_trained(fit, market1501_root):
+    runs = []
+    for others in ((), (CameraStyleAugmentation(gan_steps=3, **PAIR),)):
+        data = Market1501DataModule(str(market1501_root), **CLUSTERS | {"generated_per_id": 0}, **SIZE)
+        module, _, _ = fit(Given([PAIRS], every_n_epochs=1), *others, data=data, epochs=1)
+        runs.append(module.state_dict())
+    assert others[0].state_dict() == {}
+    assert all(torch.equal(value, runs[1][name]) for name, value in runs[0].items())  # clustering alone
+
+
+def test_the_augmentation_needs_clusters(market1501_root, make_trainer):
     trainer = make_trainer(callbacks=[CameraStyleAugmentation(**PAIR)], reload_dataloaders_every_n_epochs=1)
     data = Market1501DataModule(str(market1501_root), **CLUSTERS, **SIZE)
     with pytest.raises(ValueError, match="PseudoLabelClustering is missing"):

@@ -216,7 +216,46 @@ def test_points_that_all_coincide_are_at_zero(count):
     assert torch.equal(source_distance_term(feats, feats), torch.zeros(count))
 
 
+@pytest.mark.parametrize("copies", [2, 30, 110])
+def test_coincident_points_as_one_give_what_they_give_apart(copies, monkeypatch):
+    feats, query = crowd(150), crowd(40, seed=1)
+    place = torch.randperm(150)
+    feats[place[:copies]] = feats[place[0]].clone()
+    feats[place[120:]] = feats[place[119]].clone()
+    found = []
+    for limit in (0, 1000):
+        monkeypatch.setattr(neighbours, "COPIES", limit)
+        lists = nearest(feats, feats, 9, itself=True), nearest(query, feats, 9)
+        assert lists[0].rows[:, 0].tolist() == list(range(150))
+        dense = k_reciprocal_jaccard(feats, 8, 3)
+        found.append((*lists[0], *lists[1], dense, k_reciprocal_rerank(feats[:70], feats[70:], 8, 3)))
+        assert torch.equal(k_reciprocal_jaccard(feats, 8, 3, sparse=True).to_dense(), dense)
+    for one, apart in zip(*found, strict=True):
+        assert_close(one, apart, rtol=0, atol=1e-13)
+
+
 # neighbours
+
+
+def test_products_that_are_rounded_further_do_not_screen():
+    try:
+        for precision, dtype in (("medium", torch.float64), ("highest", torch.float32)):
+            torch.set_float32_matmul_precision(precision)
+            assert neighbours._screening(torch.device("cpu")) == dtype
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+@BOTH
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_screening_in_either_type_gives_the_same_neighbours(dtype, scale, monkeypatch):
+    x = crowd(300, 64, clustered=False) * scale
+    d2 = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+    monkeypatch.setattr(neighbours, "_screening", lambda device: dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = nearest(x, x, 21, itself=True)
+    assert torch.equal(found.rows, d2.argsort(1)[:, :21])
+    assert_close(found.farthest / scale**2, d2.max(1).values.square() / scale**2, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("levels", [2, 3, 30])
