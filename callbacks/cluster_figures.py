@@ -26,6 +26,7 @@ def iterations_figure(history: list[dict[str, Any]]) -> Figure:
         if rows:
             axes.plot(*zip(*rows, strict=True), marker="o", color="tab:blue")
         axes.set(title=label, xlabel="iteration")
+        axes.set_xlim(0.5, max(1, len(history)) + 0.5)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_ylim(0, 1.05 if name in shares else 1.1 * max([value for _, value in rows], default=0) or 1)
     return figure

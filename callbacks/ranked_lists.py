@@ -20,6 +20,7 @@ from lit_methods.functional.ranking import JUNK
 
 ROWS = ("features", "pid", "camid", "index", "query")
 COLUMNS = ["query", "rank", "gallery", "pid", "camid", "distance", "right"]
+HEIGHT, WIDTH = 112, 56  # of a picture in the lists: all of them are less than a megabyte
 
 
 class RankedLists(Callback):
@@ -91,7 +92,8 @@ class RankedLists(Callback):
             files = [gallery_files[i] for i in g["index"][order].tolist()]
             found = distances[row][order].tolist()
             pictures = [np.asarray(read_rgb(path)) for path in files]
-            lists.append(ranked_list(np.asarray(read_rgb(source)), pictures, [f"{d:.2f}" for d in found], right))
+            texts = [f"{d:.2f}" for d in found]
+            lists.append(ranked_list(np.asarray(read_rgb(source)), pictures, texts, right, HEIGHT, WIDTH))
             people = zip(g["pid"][order].tolist(), g["camid"][order].tolist(), strict=True)
             for rank, (path, (pid, camid), d, hit) in enumerate(zip(files, people, found, right, strict=True), 1):
                 table.append([source.name, rank, path.name, pid, camid + 1, d, int(hit)])

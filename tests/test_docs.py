@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.demo import write_cifar, write_imagenet
+from datamodules.demo import write_cifar, write_duke_mtmc, write_imagenet, write_market1501
 from lit_methods.cli import main
 from tests.small_recipes import ONE_PROCESS, SMALL, small_words
 
@@ -49,6 +49,8 @@ def folder(tmp_path_factory, warm_weights):
     folder = tmp_path_factory.mktemp("reader")
     write_cifar(folder / "data" / "cifar10")
     write_imagenet(folder / "data" / "imagenet")
+    write_market1501(folder / "data" / "Market-1501-v15.09.15", train_ids=6, test_ids=3)
+    write_duke_mtmc(folder / "data" / "DukeMTMC-reID", train_ids=6, test_ids=3)
     (folder / "pictures").mkdir()
     for i in range(3):
         Image.fromarray(np.full((40, 30, 3), 80 * i, np.uint8)).save(folder / "pictures" / f"{i}.png")

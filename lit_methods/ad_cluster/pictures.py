@@ -62,6 +62,8 @@ def ranked_list(
     found: Sequence[np.ndarray],
     texts: Sequence[str] | None = None,
     right: Sequence[bool] | None = None,
+    height: int = 128,
+    width: int = 64,
 ) -> np.ndarray:
     """A query in a grey frame, and beside it gallery pictures in the order in which they were found.
 
@@ -70,6 +72,8 @@ def ranked_list(
         found: gallery pictures, nearest first.
         texts: a word below each of them, such as its distance.
         right: whether each is the same person: framed in green or in red; ``None`` where nobody knows, all in grey.
+        height: of every picture, without its frame.
+        width: likewise.
 
     Returns:
         One row (H', W', 3) uint8 RGB.
@@ -80,7 +84,8 @@ def ranked_list(
         (138, 362, 3)
     """
     colours = [PLAIN] * len(found) if right is None else [RIGHT if hit else WRONG for hit in right]
-    pictures = [framed(query, PLAIN), *(framed(image, colour) for image, colour in zip(found, colours, strict=True))]
+    shown = zip([query, *found], [PLAIN, *colours], strict=True)
+    pictures = [framed(image, colour, height, width) for image, colour in shown]
     if texts is not None:
         pictures = [labelled(p, text) for p, text in zip(pictures, ["query", *texts], strict=True)]
     return grid(pictures, columns=len(pictures))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback
+from matplotlib.figure import Figure
 from PIL import Image
 
 from callbacks import ClusterReport, DirectTransfer, PseudoLabelClustering, features as features_module
@@ -30,7 +31,7 @@ class People:
 
     def __init__(self, truth, camids=None, size=(32, 16)):
         self.truth, self.size = truth, size
-        self.train_camids = torch.tensor(camids if camids is not None else [0] * 64)
+        self.train_camids = torch.tensor(camids if camids is not None else [0] * 12)
 
     def true_train_ids(self):
         return None if self.truth is None else torch.tensor(self.truth)
@@ -51,7 +52,7 @@ def read_sheet(sheet):
 # -- the sheet and the table of the clusters --------------------------------------------------------------------------
 
 LABELS = torch.tensor([2, 0, 0, 1, 1, 1, -1, 1, 2, 2, 2, -1])
-TRUTH = [5, 5, 9, 7, 7, 8, 5, 7, 6, 6, 5, 9]
+TRUTH = [4, 5, 9, 7, 7, 8, 5, 7, 6, 6, 5, 9]
 
 
 def test_the_largest_clusters_come_first_and_outliers_last():
@@ -84,7 +85,7 @@ def test_without_clusters_there_are_outliers_and_without_outliers_no_row_for_the
 
 def test_the_table_counts_persons_and_cameras_of_each_cluster():
     camids = [2, 0, 0, 0, 1, 2, 0, 1, 0, 0, 0, 0]
-    assert _rows(LABELS, People(TRUTH, camids)) == [[0, 2, "1", 5, 1], [1, 4, "1 2 3", 7, 3], [2, 4, "1 3", 5, 2]]
+    assert _rows(LABELS, People(TRUTH, camids)) == [[0, 2, "1", 5, 1], [1, 4, "1 2 3", 7, 3], [2, 4, "1 3", 6, 2]]
 
 
 # -- figures ----------------------------------------------------------------------------------------------------------
@@ -172,20 +173,19 @@ def clustering(**changes):
 def maps(monkeypatch):
     """What the maps were asked for; t-SNE itself is tested above."""
     seen = []
-    monkeypatch.setattr("callbacks.cluster_report.feature_map_figure", lambda *given: seen.append(given) or _figure())
+    monkeypatch.setattr("callbacks.cluster_report.feature_map_figure", lambda *given: seen.append(given) or Figure((1, 1)))
     return seen
-
-
-def _figure():
-    return iterations_figure([])
 
 
 @pytest.mark.parametrize("blind", [False, True])
 def test_a_fit_leaves_pictures_and_a_table_whether_or_not_persons_are_known(fit, maps, monkeypatch, tmp_path, blind):
     if blind:
         monkeypatch.setattr(Market1501DataModule, "true_train_ids", lambda self: None)
-    callback = clustering()
-    fit(callback, ClusterReport(num_clusters=2, per_cluster=3, num_points=20))
+        monkeypatch.setattr("callbacks.cluster_report.iterations_figure", lambda history: Figure((1, 1)))  # faster
+    callback, report = clustering(), ClusterReport(num_clusters=2, per_cluster=3, num_points=20)
+    _, trainer = fit(callback, report)
+    sheet = np.asarray(Image.open(tmp_path / "pictures/cluster_sheet.png"))
+    assert np.array_equal(sheet, report.sheet(callback.labels, trainer.datamodule))
     names = {path.name for path in (tmp_path / "pictures").iterdir()}
     assert names == {f"cluster_{name}.png" for name in ("sheet", "iterations", "map_before", "map_after")}
     rows = read_rows(tmp_path / "tables/cluster_clusters.csv")
@@ -301,22 +301,22 @@ def test_features_are_float32_or_better(fit, precision):
     assert 0 < direct.summary()["test/mAP_direct"] < 1
 
 
-def test_rows_of_all_processes_are_put_together(make_trainer, monkeypatch, market1501_root):
-    module, data = ADCluster("tiny", {"width": 4}, input_size=[3, 32, 16]), data_of(market1501_root)
-    data.setup("fit")
-    trainer = make_trainer()
-    trainer.strategy.connect(module)
-    module.trainer = trainer
-    whole = gathered_features(trainer, module, data.cluster_dataloader(), "features")
-    shares = []
-    for rank in range(2):  # each process with every other batch
-        share = Reversed(data.cluster_dataloader())
-        share.batches = share.batches[rank::2]
-        monkeypatch.setattr(features_module, "gather_objects", lambda mine: shares.append(mine) or [mine])
-        with pytest.raises(RuntimeError, match="rows are not those"):
-            gathered_features(trainer, module, share, "features")
-    monkeypatch.setattr(features_module, "gather_objects", lambda mine: shares)
-    assert torch.equal(gathered_features(trainer, module, Reversed(data.cluster_dataloader()), "features"), whole)
+def test_rows_of_all_processes_are_put_together(fit, monkeypatch):
+    def question(trainer, module):
+        loader, shares = trainer.datamodule.cluster_dataloader(), []
+        whole = gathered_features(trainer, module, loader, "features")
+        for rank in range(2):  # each process with every other batch
+            share = Reversed(loader)
+            share.batches = share.batches[rank::2]
+            monkeypatch.setattr(features_module, "gather_objects", lambda mine: shares.append(mine) or [mine])
+            with pytest.raises(RuntimeError, match="rows are not those"):
+                gathered_features(trainer, module, share, "features")
+        monkeypatch.setattr(features_module, "gather_objects", lambda mine: shares)
+        return torch.equal(gathered_features(trainer, module, loader, "features"), whole)
+
+    ask = Ask(question)
+    fit(clustering(), ask, epochs=1)
+    assert ask.answer
 
 
 # -- direct transfer --------------------------------------------------------------------------------------------------
@@ -329,7 +329,7 @@ def test_direct_transfer_keeps_to_the_limit_on_test_batches(fit, monkeypatch, ma
     monkeypatch.setattr(
         ADCluster, "update_ranking", lambda self, ranking, batch: seen.append(1) or keep(self, ranking, batch)
     )
-    direct, data = DirectTransfer(), data_of(market1501_root, batch_size=20)
+    direct, data = DirectTransfer(), data_of(market1501_root, batch_size=15)
     fit(clustering(), direct, epochs=1, data=data, limit_test_batches=limit)
     assert len(data.test_dataloader()) == 5
     assert len(seen) == batches
@@ -351,7 +351,7 @@ def test_too_few_test_batches_for_a_figure_end_no_fit(fit, market1501_root):
 
 def sheet_of(camids, shown, num_cameras=3, size=(32, 16)):
     translation = CameraTranslation(
-        num_cameras, size, generator_width=4, num_blocks=1, discriminator_width=4, num_layers=3
+        num_cameras, *size, generator_width=4, num_blocks=1, discriminator_width=4, num_layers=3
     )
     sheet = translation_sheet(translation, People(None, camids, size), torch.device("cpu"), shown)
     height, width = size[0] * max(1, -(-NARROWEST // size[1])) + 16, max(size[1], NARROWEST) + 2
@@ -380,11 +380,3 @@ def test_the_sheet_shows_what_the_generator_makes_of_each_picture():
     made = translation.eval().translate(image, torch.tensor([2]))
     cell = sheet[2 + 80 : 2 + 80 + 64, 2 + 3 * 130 : 2 + 3 * 130 + 128]  # the second picture as camera 3
     assert np.array_equal(cell, (made[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
-
-
-def test_pictures_are_written_as_they_were_drawn(fit, maps, tmp_path, market1501_root):
-    data = data_of(market1501_root)
-    callback = clustering()
-    fit(callback, ClusterReport(num_clusters=1, per_cluster=2), epochs=1, data=data)
-    written = np.asarray(Image.open(tmp_path / "pictures/cluster_sheet.png"))
-    assert np.array_equal(written, ClusterReport(1, 2).sheet(callback.labels, data))

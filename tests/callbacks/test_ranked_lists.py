@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from callbacks import RankedLists
 from callbacks.ranked_lists import _chosen, _in_order
@@ -16,6 +17,7 @@ from lit_methods.metrics.reid import ReIDRanking
 from tests.left_behind import read_rows
 
 SIZE = {"height": 32, "width": 16, "num_workers": 0, "batch_size": 16}
+STEP = 64  # from one picture of a list to the next
 MODULE = SimpleNamespace(test_ranking=ReIDRanking())
 
 
@@ -43,8 +45,8 @@ def make(tmp_path):
 
 def cells(picture, columns):
     """Brightness and frame of every picture of a list."""
-    parts = [picture[2:136, 2 + 72 * i : 72 + 72 * i] for i in range(columns)]
-    return [(int(part[60, 30, 0]), tuple(part[0, 0].tolist())) for part in parts]
+    parts = [picture[2:120, 2 + STEP * i : STEP + STEP * i] for i in range(columns)]
+    return [(int(part[50, 30, 0]), tuple(part[0, 0].tolist())) for part in parts]
 
 
 def test_a_list_has_the_nearest_pictures_that_the_evaluation_counts(make):
@@ -74,7 +76,7 @@ def test_a_gallery_with_fewer_pictures_gives_shorter_lists(make):
     pictures, table = RankedLists(num_queries=2, top=10).lists(*given, MODULE)
     by_query = {name: [row[2] for row in table if row[0] == name] for name in ("q0.png", "q1.png")}
     assert by_query == {"q0.png": ["g0.png", "g1.png", "g2.png"], "q1.png": ["g0.png", "g2.png"]}
-    assert {picture.shape[1] for picture in pictures} == {2 + 4 * 72, 2 + 3 * 72}
+    assert {picture.shape[1] for picture in pictures} == {2 + 4 * STEP, 2 + 3 * STEP}
 
 
 @pytest.mark.parametrize(
@@ -150,7 +152,7 @@ def test_a_test_leaves_a_picture_and_a_table_with_files(make_trainer, data, tmp_
         assert distances == sorted(distances)
         assert len(distances) == 3
     picture = np.asarray(Image.open(tmp_path / "pictures/test_ranked_lists.png"))
-    assert picture.shape == (2 + 4 * (152 + 2), 2 + 2 + 4 * 72 + 2, 3)
+    assert picture.shape == (2 + 4 * (118 + 14 + 4 + 2), 2 + 2 + 4 * STEP + 2, 3)
 
 
 def test_a_test_keeps_nothing_afterwards(make_trainer, data):
@@ -169,10 +171,11 @@ def test_other_runs_show_nothing(make_trainer, data, tmp_path, what):
     else:
         data.setup("test")
         batches = [data.on_after_batch_transfer(batch, 0) for batch in data.test_dataloader()]
+        loader = DataLoader(batches, batch_size=None)
         if what == "predict":
-            trainer.predict(module(), dataloaders=batches)
+            trainer.predict(module(), dataloaders=loader)
         else:
-            trainer.test(module(), dataloaders=batches, verbose=False)
+            trainer.test(module(), dataloaders=loader, verbose=False)
     assert not (tmp_path / "pictures").exists()
     assert not (tmp_path / "tables").exists()
 
