@@ -109,7 +109,7 @@ class CameraStyleAugmentation(ClusterListener):
         self.optimizers: tuple[Any, Any] | None = None
         self.part = 0  # the clustering for which steps were done last
         self.done = 0  # steps done for it
-        self.figures: dict[str, float] = {}
+        self._terms: dict[str, Tensor | float] = {}
         self._state: dict[str, Any] | None = None  # from a checkpoint, until the networks are there
 
     # -- the Trainer's hooks ------------------------------------------------------------------------------------------
@@ -126,7 +126,9 @@ class CameraStyleAugmentation(ClusterListener):
             return
         if self.batch_size % trainer.world_size:
             raise ValueError(f"batch_size={self.batch_size} must be a multiple of {trainer.world_size}, the processes")
-        self.translation = self._make(data)
+        with torch.random.fork_rng(devices=[]):  # the same weights in any company, and nobody else's numbers change
+            torch.manual_seed(data.seed)
+            self.translation = self._make(data)
 
     def _make(self, data: Any) -> CameraTranslation:
         if self.gan is None:
@@ -162,8 +164,7 @@ class CameraStyleAugmentation(ClusterListener):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Draw the pictures of the batch that have a style."""
-        rows = (batch["style"] >= 0).nonzero().flatten() if "style" in batch else []
-        if len(rows):
+        if "style" in batch and len(rows := (batch["style"] >= 0).nonzero().flatten()):
             batch["image"] = self.translated(batch["image"], batch["style"], rows)
 
     @torch.no_grad()
@@ -178,7 +179,7 @@ class CameraStyleAugmentation(ClusterListener):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log how the generator was trained for this epoch's clusters."""
-        if self.figures and trainer.is_last_batch:
+        if self._terms and trainer.is_last_batch:
             pl_module.log_dict(self.figures, on_step=False, on_epoch=True, batch_size=1)
 
     # -- the max side -------------------------------------------------------------------------------------------------
@@ -207,7 +208,6 @@ class CameraStyleAugmentation(ClusterListener):
         encode = None if clusters is None else _frozen(module)
         centroids = None if clusters is None else clusters.centroids.to(module.device)
         labels = None if clusters is None else clusters.labels.to(module.device)
-        self.translation.train()
         loader = data.camera_batches(range(self.done, steps), self.batch_size, part)
         bar = progress(trainer, device_batches(trainer, loader), "generator", total=steps - self.done)
         with torch.enable_grad(), torch.autocast(module.device.type, enabled=False):
@@ -229,13 +229,19 @@ class CameraStyleAugmentation(ClusterListener):
                     div_weight=self.w_div,
                 )
                 self.done += 1
-                self.figures |= {f"augment/{name}": float(value) for name, value in terms.items()}
+                means = trainer.strategy.reduce(torch.stack([*terms.values()]), reduce_op="mean")  # over processes
+                self._terms |= {f"augment/{name}": mean for name, mean in zip(terms, means, strict=True)}
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
     def summary(self) -> dict[str, float | str | list]:
         """The terms of the last steps."""
         return dict(self.figures)
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """The terms of the last steps, means over the processes."""
+        return {name: float(value) for name, value in self._terms.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Plain types."""
@@ -246,14 +252,14 @@ class CameraStyleAugmentation(ClusterListener):
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "part": self.part,
             "done": self.done,
-            "figures": dict(self.figures),
+            "figures": self.figures,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where the checkpoint was written; networks follow in ``on_fit_start``."""
         if state_dict:
             self._state = state_dict
-            self.part, self.done, self.figures = state_dict["part"], state_dict["done"], dict(state_dict["figures"])
+            self.part, self.done, self._terms = state_dict["part"], state_dict["done"], dict(state_dict["figures"])
 
 
 def _frozen(module: Any) -> Any:

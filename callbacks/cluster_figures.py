@@ -32,9 +32,7 @@ def iterations_figure(history: list[dict[str, Any]]) -> Figure:
     return figure
 
 
-def feature_map_figure(
-    features: np.ndarray, colours: np.ndarray, camids: np.ndarray, what: str = "persons"
-) -> Figure:
+def feature_map_figure(features: np.ndarray, colours: np.ndarray, camids: np.ndarray, what: str = "persons") -> Figure:
     """t-SNE of features, a point for each picture.
 
     Args:
@@ -62,9 +60,10 @@ def feature_map_figure(
     for camera in np.unique(camids).tolist():
         rows = camids == camera
         mark = MARKS[camera % len(MARKS)]
-        axes.scatter(*points[rows].T, c=palette[rows], marker=mark, s=22, linewidths=0, label=f"camera {camera + 1}")
-    legend = axes.legend(loc="best", fontsize=8)
-    for handle in legend.legend_handles:
+        x, y = points[rows].T
+        axes.scatter(x, y, c=palette[rows], marker=mark, s=22, linewidths=0, label=f"camera {camera + 1}")
+    handles: list[Any] = axes.legend(loc="best", fontsize=8).legend_handles
+    for handle in handles:
         handle.set_facecolor("grey")
     shown = f"{len(frequent)} most frequent" if len(frequent) < len(numbers) else f"all {len(numbers)}"
     axes.set(xticks=[], yticks=[], title=f"{len(points)} pictures, colours: {shown} {what}")

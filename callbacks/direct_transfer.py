@@ -20,7 +20,7 @@ class DirectTransfer(ClusterListener):
     """Rank the test gallery of the target with the encoder as it comes from the source, before the first adaptation.
 
     ``summary()`` gives ``test/mAP_direct``, ``test/mINP_direct`` and ``test/rank1_direct`` to ``rank10_direct``, beside
-    the figures of the test that follows the fit; nothing is chosen by them. They are in the checkpoint.
+    the figures of the test that follows the fit; nothing is chosen by them. A resumed run has them from its checkpoint.
 
     Example:
         >>> DirectTransfer().summary()
@@ -64,5 +64,5 @@ class DirectTransfer(ClusterListener):
         return {"figures": dict(self.figures)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Those of the run that goes on or is tested."""
+        """Those of the run that goes on."""
         self.figures = dict(state_dict["figures"])

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from callbacks.features import gathered_features
 from callbacks.report import RunReport
+from callbacks.resumed_epochs import close_finished_epoch
 from callbacks.surgery import renew_training
 from lit_methods.ad_cluster.agreement import agreement
 from lit_methods.ad_cluster.functional import (
@@ -119,6 +120,7 @@ class PseudoLabelClustering(Callback):
         self.eps: float | None = None
         self.iteration = 0  # clusterings that are done
         self.history: list[dict[str, Any]] = []
+        self._resumed = False
 
     # -- the Trainer's hooks ------------------------------------------------------------------------------------------
 
@@ -130,7 +132,8 @@ class PseudoLabelClustering(Callback):
         if not hasattr(pl_module, "adapting"):
             raise ValueError(f"PseudoLabelClustering is for ADCluster, not for {type(pl_module).__name__}")
         if getattr(data, "train_on", None) != "clusters":
-            raise ValueError("PseudoLabelClustering needs data whose labels it may set: give data.train_on='clusters'")
+            given = getattr(data, "train_on", None)
+            raise ValueError(f"data.train_on={given!r} has no labels for PseudoLabelClustering to set: give 'clusters'")
         if trainer.reload_dataloaders_every_n_epochs != 1:  # type: ignore[attr-defined]
             raise ValueError(
                 "PseudoLabelClustering changes labels between epochs: set trainer.reload_dataloaders_every_n_epochs=1"
@@ -143,6 +146,12 @@ class PseudoLabelClustering(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         # Not in a hook of an epoch: on resume some are lost, and all come after the loader was made
         data.label_source = partial(self.labels_for_epoch, trainer, pl_module)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Another clustering gives epochs of another length, which a resumed run may stand between."""
+        if self._resumed:
+            close_finished_epoch(trainer)
+        self._resumed = False
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Nobody answers any more."""
@@ -273,6 +282,7 @@ class PseudoLabelClustering(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where the checkpoint was written."""
+        self._resumed = True
         self.labels, self.eps = state_dict["labels"], state_dict["eps"]
         self.iteration, self.history = state_dict["iteration"], list(state_dict["history"])
 

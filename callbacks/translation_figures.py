@@ -10,8 +10,10 @@ from torch import Tensor
 from lit_methods.ad_cluster.camera_translation import CameraTranslation
 from lit_methods.ad_cluster.pictures import labelled
 from lit_methods.functional.drawing import grid
+from lit_methods.functional.draws import permutation, purpose
 from lit_methods.functional.modes import evaluating
 
+SHOWN = purpose("ad_cluster/translations")
 NARROWEST = 96  # pixels; smaller pictures are enlarged by a whole factor
 
 
@@ -29,7 +31,7 @@ def translation_sheet(translation: CameraTranslation, data: Any, device: torch.d
     """
     camids: Tensor = data.train_camids
     cameras = camids.unique().tolist()
-    found = [(camids == camera).nonzero().flatten().tolist() for camera in cameras]
+    found = [_mixed((camids == camera).nonzero().flatten()) for camera in cameras]
     chosen = [index for turn in zip_longest(*found) for index in turn if index is not None][:shown]
     originals = [data.thumbnail(index) for index in chosen]
     image = torch.from_numpy(np.stack(originals)).permute(0, 3, 1, 2).to(device).float() / 255
@@ -45,6 +47,11 @@ def translation_sheet(translation: CameraTranslation, data: Any, device: torch.d
         for camera, column in enumerate(columns):
             cells.append(_cell(column[row].permute(1, 2, 0).numpy(), factor, f"as camera {camera + 1}"))
     return grid(cells, columns=1 + len(columns))
+
+
+def _mixed(indices: Tensor) -> list[int]:
+    """In an order of their own: files go person by person."""
+    return indices[torch.from_numpy(permutation(len(indices), SHOWN))].tolist()
 
 
 def _cell(image: np.ndarray, factor: int, text: str) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.interruption import leave_if_asked
+from callbacks.resumed_epochs import close_finished_epoch
 from lit_methods.bpe_mip.jobs import Job, Record
 from lit_methods.functional.processes import gather_objects
 
@@ -64,11 +65,8 @@ class TrialRounds(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A checkpoint of an epoch's end: all batches of it are done, also where the next one has more of them."""
-        batches = trainer.fit_loop.epoch_loop.batch_progress
-        if self._resumed and batches.is_last_batch:  # lightning 2.6 holds their number against the loader at hand
-            shift = int(trainer.num_training_batches) - batches.current.ready
-            for name in ("ready", "started", "processed", "completed"):
-                setattr(batches.current, name, getattr(batches.current, name) + shift)
+        if self._resumed:
+            close_finished_epoch(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

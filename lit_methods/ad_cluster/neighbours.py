@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -221,7 +221,8 @@ def _scaled(x: Tensor, middle: Tensor, unit: Tensor, dtype: torch.dtype) -> tupl
 
 def _screening(device: torch.device) -> torch.dtype:
     """float32 where products of float32 are those of IEEE: not on a GPU, where float64 is quick enough as well."""
-    exact = device.type == "cpu" and torch.backends.mkldnn.matmul.fp32_precision in ("none", "ieee")
+    onednn: Any = torch.backends.mkldnn  # its settings are attributes that type checkers do not see
+    exact = device.type == "cpu" and onednn.matmul.fp32_precision in ("none", "ieee")
     return torch.float32 if exact else torch.float64
 
 

@@ -69,6 +69,7 @@ class SourceReID(PersonRetrieval):
 
     train_on: tuple[str, ...] = ("ids",)  # what the data module may give
     head: nn.Module | None
+    erase_fill: Tensor
 
     def __init__(
         self,

@@ -173,7 +173,9 @@ def clustering(**changes):
 def maps(monkeypatch):
     """What the maps were asked for; t-SNE itself is tested above."""
     seen = []
-    monkeypatch.setattr("callbacks.cluster_report.feature_map_figure", lambda *given: seen.append(given) or Figure((1, 1)))
+    monkeypatch.setattr(
+        "callbacks.cluster_report.feature_map_figure", lambda *given: seen.append(given) or Figure((1, 1))
+    )
     return seen
 
 
@@ -250,9 +252,11 @@ class Reversed:
 def test_features_are_those_of_evaluation_row_by_index_and_leave_the_module_as_it_was(fit):
     def question(trainer, module):
         loader = trainer.datamodule.cluster_dataloader()
-        module.model.eval().network[0].train()  # some modes of its own
+        module.train()
+        module.model.network[0].eval()  # a mode of its own
         before = copy.deepcopy(module.state_dict()), [part.training for part in module.modules()]
-        found = gathered_features(trainer, module, Reversed(loader), "features")
+        with torch.autocast("cpu", torch.bfloat16):
+            found = gathered_features(trainer, module, Reversed(loader), "features")
         after = module.state_dict(), [part.training for part in module.modules()]
         assert all(torch.equal(after[0][name], value) for name, value in before[0].items())
         assert after[1] == before[1]
