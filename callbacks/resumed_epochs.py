@@ -1,4 +1,4 @@
-"""Where a run is resumed behind the last batch of an epoch, and the next has more of them: what Lightning gets wrong."""
+"""What Lightning gets wrong where a run is resumed behind the last batch of an epoch and the next one is longer."""
 
 from typing import Any
 
