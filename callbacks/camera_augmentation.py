@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from callbacks.evaluation import device_batches, in_float32
@@ -105,6 +106,9 @@ class CameraStyleAugmentation(ClusterListener):
             "num_layers": num_layers,
             "skip": skip,
         }
+        self._forget()
+
+    def _forget(self) -> None:
         self.translation: CameraTranslation | None = None
         self.optimizers: tuple[Any, Any] | None = None
         self.part = 0  # the clustering for which steps were done last
@@ -116,8 +120,9 @@ class CameraStyleAugmentation(ClusterListener):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what cannot work, before anything runs."""
-        if stage != "fit":
+        if stage != "fit" or trainer.current_epoch:  # a fit that goes on in its own Trainer
             return
+        self._forget()
         data: Any = getattr(trainer, "datamodule", None)
         if not any(isinstance(c, PseudoLabelClustering) for c in trainer.callbacks):  # type: ignore[attr-defined]
             raise ValueError("CameraStyleAugmentation draws pictures of clusters: PseudoLabelClustering is missing")
@@ -133,8 +138,13 @@ class CameraStyleAugmentation(ClusterListener):
     def _make(self, data: Any) -> CameraTranslation:
         if self.gan is None:
             return CameraTranslation(data.num_cameras, *data.input_size[1:], **self.sizes)
+        if not Path(self.gan).is_file():
+            raise FileNotFoundError(f"gan={self.gan!r} does not exist; give a checkpoint of CameraStarGAN")
         checkpoint = read_checkpoint(self.gan)
-        saved = checkpoint["hyper_parameters"]
+        wrote = checkpoint.get("lit_methods", {}).get("class", "another program").rpartition(".")[2]
+        saved = checkpoint.get("hyper_parameters", {})
+        if "num_cameras" not in saved:
+            raise ValueError(f"gan={self.gan!r} is a checkpoint of {wrote}, not of CameraStarGAN")
         if saved.get("num_cameras") != data.num_cameras or saved.get("input_size") != list(data.input_size):
             raise ValueError(
                 f"gan={self.gan!r} is for {saved.get('num_cameras')} cameras and pictures of "
@@ -147,6 +157,15 @@ class CameraStyleAugmentation(ClusterListener):
         weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
         pair.load_state_dict(weights)
         return pair
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn of a generator that draws noise."""
+        trained = self.gan is not None or self.pretrain_steps or self.gan_steps
+        if self.translation is not None and not trained:
+            rank_zero_warn(
+                "the generator has no trained weights, and gets no steps: give gan, a checkpoint of CameraStarGAN, "
+                "pretrain_steps or gan_steps"
+            )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the networks where the module is, as a checkpoint left them."""

@@ -36,7 +36,11 @@ class DirectTransfer(ClusterListener):
             return
         module: Any = pl_module
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        data.setup("test")
+        try:
+            data.setup("test")
+        except FileNotFoundError as ex:
+            rank_zero_warn(f"direct transfer is not measured: {ex}")
+            return
         loader = data.test_dataloader()
         limit = trainer.limit_test_batches
         count = min(limit, len(loader)) if isinstance(limit, int) else int(limit * len(loader))

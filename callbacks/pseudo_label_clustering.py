@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
@@ -116,6 +117,9 @@ class PseudoLabelClustering(Callback):
         self.every_n_epochs, self.k1, self.k2, self.rho = every_n_epochs, k1, k2, rho
         self.min_samples, self.eps_update, self.source_weight = min_samples, eps_update, source_weight
         self.chunk = chunk
+        self._forget()
+
+    def _forget(self) -> None:
         self.labels: Tensor | None = None
         self.eps: float | None = None
         self.iteration = 0  # clusterings that are done
@@ -128,6 +132,8 @@ class PseudoLabelClustering(Callback):
         """Refuse what cannot work, before anything runs."""
         if stage != "fit":
             return
+        if trainer.current_epoch == 0:  # a fit of its own, unless a checkpoint is loaded next
+            self._forget()
         data: Any = getattr(trainer, "datamodule", None)
         if not hasattr(pl_module, "adapting"):
             raise ValueError(f"PseudoLabelClustering is for ADCluster, not for {type(pl_module).__name__}")
@@ -140,6 +146,10 @@ class PseudoLabelClustering(Callback):
             )
         if self.source_weight and not data.source_root:
             raise ValueError(f"source_weight={self.source_weight} needs pictures of the source: give data.source_root")
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """A fit that goes on."""
+        self._resumed = trainer.state.fn == TrainerFn.FITTING
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on the data ask for the labels of an epoch whenever they make its loader."""
@@ -181,9 +191,10 @@ class PseudoLabelClustering(Callback):
         trained on."""
         epoch, first = trainer.current_epoch, module.hparams["source_epochs"]
         last = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs >= 0 else epoch + 1
-        if epoch < first:
+        if epoch < first and not module.adapting:
             return None
-        if epoch < last and self.iteration <= (epoch - first) // self.every_n_epochs:
+        # by the date of the last one: a resumed run may have been given another every_n_epochs or source_epochs
+        if epoch < last and (not self.history or epoch >= self.history[-1]["epoch"] + self.every_n_epochs):
             self._iterate(trainer, module)
         return self.labels
 
@@ -203,7 +214,8 @@ class PseudoLabelClustering(Callback):
             module.begin_adaptation()
             renew_training(trainer, module)
         # only now: whatever stopped the run before, the next one does all of it
-        self.labels, self.eps, self.iteration = labels, eps, clusters.iteration
+        self.labels, self.iteration = labels, clusters.iteration
+        self.eps = self.eps if kept else eps  # that of clusters that nobody took is not kept
         self.history.append(row)
         RunReport.of(trainer).table(trainer, "cluster/iterations", COLUMNS, [_cells(row) for row in self.history])
 
@@ -221,8 +233,8 @@ class PseudoLabelClustering(Callback):
         if trainer.is_global_zero:
             try:
                 answer = self.cluster(features.to(module.device), None if source is None else source.to(module.device))
-            except ValueError as ex:  # raised here alone, it would leave the others waiting
-                answer = str(ex)
+            except Exception as ex:  # raised here alone, it would leave the others waiting
+                answer = str(ex) if isinstance(ex, ValueError) else f"clustering failed: {type(ex).__name__}: {ex}"
         answer = trainer.strategy.broadcast(answer)
         if isinstance(answer, str):
             raise ValueError(answer)
@@ -282,7 +294,6 @@ class PseudoLabelClustering(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where the checkpoint was written."""
-        self._resumed = True
         self.labels, self.eps = state_dict["labels"], state_dict["eps"]
         self.iteration, self.history = state_dict["iteration"], list(state_dict["history"])
 

@@ -1,5 +1,6 @@
 """Market-1501 and DukeMTMC-reID, or sets of one's own in their layout."""
 
+from datamodules.identity_batches import AugmentedPKSampler as AugmentedPKSampler, PKSampler as PKSampler
 from datamodules.reid import ReIDDataModule
 from datamodules.reid_files import DUKE, MARKET
 

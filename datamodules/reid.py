@@ -65,14 +65,14 @@ class ReIDDataModule(LightningDataModule):
 
     Args:
         root: holds ``bounding_box_train``, ``query`` and ``bounding_box_test``.
-        source_root: a labelled set in the layout of either data set, recognised by its file names, of which only
-            ``bounding_box_train`` is read. Without effect unless ``train_on="clusters"``.
-        train_on: see above.
         height: of the pictures that come out, in pixels.
         width: of the pictures that come out, in pixels.
         p: persons or clusters in a training batch of each process.
         k: pictures of each.
         generated_per_id: so many of these are to be translated (``train_on="clusters"``).
+        train_on: see above.
+        source_root: a labelled set in the layout of either data set, recognised by its file names, of which only
+            ``bounding_box_train`` is read. Without effect unless ``train_on="clusters"``.
         source_p: as ``p``, for batches of the source.
         source_k: as ``k``, for batches of the source.
         batch_size: of evaluation, clustering and ``train_on="cameras"``, per process.
@@ -80,6 +80,7 @@ class ReIDDataModule(LightningDataModule):
         seed: decides the order of training, the augmentation and the persons held out.
         val_source: ``"test"`` validates on the test queries and gallery, as is usual in this field: it is said in the
             log, and figures of a checkpoint chosen so are too good. ``"train"`` holds out ``val_ids`` persons.
+            ``"none"`` is for sets without known persons; only ``bounding_box_train`` needs to be there for it.
         val_ids: persons of the training set that are held out of all training, clusters and cameras included; of each
             one picture per camera is a query. Needs their ids, also with ``train_on="clusters"``.
         erase_probability: that a training picture is partly erased.
@@ -105,19 +106,19 @@ class ReIDDataModule(LightningDataModule):
     def __init__(
         self,
         root: str,
-        source_root: str | None = None,
-        train_on: Literal["ids", "clusters", "cameras"] = "ids",
         height: int = 256,
         width: int = 128,
         p: int = 32,
         k: int = 8,
         generated_per_id: int = 2,
+        train_on: Literal["ids", "clusters", "cameras"] = "ids",
+        source_root: str | None = None,
         source_p: int = 16,
         source_k: int = 8,
         batch_size: int = 64,
         num_workers: int = 2,
         seed: int = 0,
-        val_source: Literal["test", "train"] = "test",
+        val_source: Literal["test", "train", "none"] = "test",
         val_ids: int = 0,
         erase_probability: float = 0.5,
         source_crop: bool = True,
@@ -127,7 +128,7 @@ class ReIDDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         _check_choice("train_on", train_on, ("ids", "clusters", "cameras"))
-        _check_choice("val_source", val_source, ("test", "train"))
+        _check_choice("val_source", val_source, ("test", "train", "none"))
         _check_choice("on_bad_image", on_bad_image, ("raise", "skip"))
         for name, value in (("height", height), ("width", width), ("k", k), ("source_k", source_k)):
             if value < 1:
@@ -145,8 +146,13 @@ class ReIDDataModule(LightningDataModule):
             raise ValueError(f"erase_probability must be in [0, 1], got {erase_probability}")
         if val_source == "train" and val_ids < 2:
             raise ValueError(f'val_ids must be at least 2 with val_source="train", got {val_ids}: persons to hold out')
-        if val_source == "test" and val_ids:
-            raise ValueError(f'val_ids={val_ids} holds nobody out with val_source="test"; set val_source="train"')
+        if val_source != "train" and val_ids:
+            raise ValueError(f'val_ids={val_ids} holds nobody out with val_source="{val_source}"; set it to "train"')
+        if train_on == "clusters" and source_root is not None and Path(source_root).resolve() == Path(root).resolve():
+            raise ValueError(
+                f"source_root={source_root!r} is root itself: the persons of the target would be learnt from; give the "
+                "labelled set of other cameras, or none"
+            )
         self.root, self.source_root = Path(root), None if source_root is None else Path(source_root)
         self.train_on: str = train_on
         self.height, self.width = height, width
@@ -164,6 +170,7 @@ class ReIDDataModule(LightningDataModule):
         self._val: EvaluationFiles | None = None
         self._test: EvaluationFiles | None = None
         self._labels: NDArray[np.int64] | None = None
+        self._loader: ResumableLoader | None = None  # of the labels at hand
         self.label_source: Callable[[], Tensor | None] | None = None
 
     @cached_property
@@ -199,7 +206,8 @@ class ReIDDataModule(LightningDataModule):
         for root, own in ((self.root, True), (self.source_root, False)) if self.demo else ():
             if root is not None and not _begun(root):
                 write_once(root, self._demo(own))
-        require_folders(self.root, self.layout)
+        folders = FOLDERS if self.val_source == "test" else [TRAIN]  # those of the test are wanted by the test alone
+        require_folders(self.root, self.layout, folders=folders)
         if self.source_root is not None:
             require_folders(self.source_root, folders=[TRAIN])
 
@@ -230,7 +238,7 @@ class ReIDDataModule(LightningDataModule):
                     "is chosen by them are too good"
                 )
                 self._test = self._val = self._test or self._split.test()
-            else:
+            elif self.val_source == "train":
                 self._val = self._split.held_out()
         if stage in ("test", "predict") and self._test is None:
             self._test = self._split.test()
@@ -252,6 +260,7 @@ class ReIDDataModule(LightningDataModule):
             raise ValueError(f'pseudo-labels have no effect with train_on="{self.train_on}"; set train_on="clusters"')
         size = len(self._ready(self._train, "fit"))
         if labels is None:
+            self._loader = None if self._labels is not None else self._loader
             self._labels = None
             return
         if labels.shape != (size,) or labels.is_floating_point() or labels.dtype == torch.bool:
@@ -261,7 +270,9 @@ class ReIDDataModule(LightningDataModule):
             )
         if size and int(labels.min()) < -1:
             raise ValueError(f"labels must be -1 (none) or more, got {int(labels.min())}")
-        self._labels = labels.detach().cpu().numpy().astype(np.int64)  # a copy
+        new = labels.detach().cpu().numpy().astype(np.int64)  # a copy
+        if self._labels is None or not np.array_equal(new, self._labels):
+            self._labels, self._loader = new, None
 
     @property
     def pseudo_labels(self) -> Tensor | None:
@@ -282,17 +293,27 @@ class ReIDDataModule(LightningDataModule):
         if self.train_on == "ids":
             return self._labelled_loader(train, self.p, self.k)
         if self._labels is not None:
-            return self._cluster_loader(train, self._labels)
+            if self._loader is None:  # else the same one: its workers go on
+                self._loader = self._cluster_loader(train, self._labels)
+            return self._loader
         if self._source is None:
             raise ValueError(
                 'train_on="clusters" has no pseudo-labels to train on: it needs the callback PseudoLabelClustering, '
                 "or a labelled set in source_root to begin with"
             )
-        return self._labelled_loader(self._source, self.source_p, self.source_k)
+        if self._loader is None:
+            self._loader = self._labelled_loader(self._source, self.source_p, self.source_k)
+        return self._loader
 
-    def val_dataloader(self) -> DataLoader:
-        """Queries and gallery, person by person; each picture once over all ranks."""
+    def val_dataloader(self) -> DataLoader | list:
+        """Queries and gallery, person by person; each picture once over all ranks. Nothing with ``"none"``."""
+        if self.val_source == "none":
+            return []
         return self._ranking_loader(self._ready(self._val, "fit"), persistent=True)
+
+    def predict_dataloader(self) -> DataLoader:
+        """The queries of the test."""
+        return self._evaluation_loader(self._images(self._ready(self._test, "test").query))
 
     def test_dataloader(self) -> DataLoader:
         """Queries and gallery, person by person; each picture once over all ranks."""
@@ -349,12 +370,14 @@ class ReIDDataModule(LightningDataModule):
         """Camera of each training picture, ``(N,)`` int64 from 0."""
         return torch.from_numpy(self._ready(self._train, "fit").camids.copy())
 
-    def true_train_ids(self) -> Tensor:
+    def true_train_ids(self) -> Tensor | None:
         """Person of each training picture, ``(N,)`` int64 as in the file names.
 
-        For reports alone, such as the purity of clusters: adaptation must not see them.
+        For reports alone, such as the purity of clusters: adaptation must not see them. ``None`` where all pictures
+        bear one number: nobody knows who they are.
         """
-        return torch.from_numpy(self._ready(self._train, "fit").pids.copy())
+        pids = self._ready(self._train, "fit").pids
+        return torch.from_numpy(pids.copy()) if len(np.unique(pids[pids > 0])) > 1 else None
 
     def thumbnail(self, index: int) -> NDArray[np.uint8]:
         """A training picture in the view of evaluation, ``(height, width, 3)`` uint8."""

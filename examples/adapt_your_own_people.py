@@ -87,7 +87,7 @@ def main() -> None:
     batches = module.prepare_inputs([query], gallery=str(target / "bounding_box_test"), top=3)
     with torch.no_grad():
         (found,) = module.eval().predict_step(next(iter(batches)), 0)
-    print(query.name, "looks like", [Path(path).name for path in found["matches"]])
+    print(query.name, "looks like", [Path(path).name for path in found["nearest"]])
 
 
 if __name__ == "__main__":

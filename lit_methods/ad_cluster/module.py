@@ -6,12 +6,14 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from lit_methods.ad_cluster.camera_stargan import CameraStarGAN as CameraStarGAN
 from lit_methods.ad_cluster.source import SourceReID as SourceReID
+from lit_methods.backbones.weights import untrained
 
 
 class ADCluster(SourceReID):
@@ -129,10 +131,17 @@ class ADCluster(SourceReID):
         for name, (holds, text) in rules.items():
             if not holds(self.hparams[name]):
                 raise ValueError(f"{name}={self.hparams[name]} {text}")
+        if self.hparams["source_epochs"] and not self.hparams["num_classes"]:
+            raise ValueError(
+                f"source_epochs={self.hparams['source_epochs']} needs num_classes, the identities of the source; "
+                "Market1501DataModule(source_root=...) knows them"
+            )
 
     def setup(self, stage: str) -> None:
         """As in ``SourceReID``; with ``source_epochs`` there must be a source."""
         super().setup(stage)
+        if stage == "fit" and self.current_epoch == 0:  # a fit of its own, unless a checkpoint is loaded next
+            self.begin_adaptation(False)
         data = getattr(self.trainer, "datamodule", None)
         if stage == "fit" and self.hparams["source_epochs"] and not getattr(data, "num_classes", 1):
             raise ValueError(
@@ -140,11 +149,23 @@ class ADCluster(SourceReID):
                 "source_epochs=0 and a trained base_checkpoint"
             )
 
-    def begin_adaptation(self) -> None:
-        """End the training on the source: from here on ``configure_optimizers`` gives the adaptation's SGD."""
-        self.adapting = True
+    def on_fit_start(self) -> None:
+        """Warn of an encoder that knows nothing: its clusters mean nothing."""
+        if not self.hparams["source_epochs"] and untrained(self.model):
+            rank_zero_warn(
+                "the encoder has no trained weights, so its clusters mean nothing: give model.base_checkpoint, such as "
+                "a checkpoint of SourceReID, or source_epochs"
+            )
+
+    def begin_adaptation(self, begun: bool = True) -> None:
+        """End the training on the source: from here on ``configure_optimizers`` gives the adaptation's SGD.
+
+        Args:
+            begun: ``False`` goes back to the source, for a fit that begins anew.
+        """
+        self.adapting = begun or not self.hparams["source_epochs"]
         if self.head is not None:
-            self.head.requires_grad_(False)
+            self.head.requires_grad_(not self.adapting)
 
     # -- learning -----------------------------------------------------------------------------------------------------
 
@@ -198,5 +219,4 @@ class ADCluster(SourceReID):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Before optimisers are built and several processes are told what is trained."""
-        if checkpoint.get("lit_methods", {}).get("adapting"):
-            self.begin_adaptation()
+        self.begin_adaptation(checkpoint.get("lit_methods", {}).get("adapting", False))

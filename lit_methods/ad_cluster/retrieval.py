@@ -19,6 +19,7 @@ from lit_methods.backbones.weights import load_weights, read_weights
 from lit_methods.classification import Normalize, check_rgb
 from lit_methods.contract import Described, ExportGraph
 from lit_methods.functional.drawing import caption
+from lit_methods.functional.modes import evaluating
 from lit_methods.functional.pictures import read_rgb
 from lit_methods.inference import as_image, find_pictures, prepare_inputs
 from lit_methods.metrics.reid import ReIDRanking
@@ -34,7 +35,8 @@ class PersonRetrieval(Described, LightningModule):
     processes), the same for ``test``, and in ``summary()`` how many queries had no valid match and were left out.
 
     ``predict_step`` gives ``features`` (D,) per picture; with a gallery, as ``predict --gallery FOLDER`` gives it,
-    ``matches`` and ``distances`` in its place: the paths of the ``top`` nearest gallery pictures and how far they are.
+    ``nearest`` and ``distances`` in its place: the paths of the ``top`` nearest gallery pictures and how far they are.
+    A query that is in the gallery itself is not among its own.
 
     Args:
         encoder: ``"resnet50"``, ``"resnet18"`` or ``"tiny"``; in code also your own network, see ``ReIDEncoder``.
@@ -73,6 +75,10 @@ class PersonRetrieval(Described, LightningModule):
         ap: Literal["step", "trapezoid"] = "step",
         rerank: bool = False,
     ) -> None:
+        if encoder is None:
+            raise ValueError(
+                "encoder: missing; the checkpoint is of a network given as an object: give encoder=network"
+            )
         super().__init__()
         self.keep_arguments()  # here once, for subclasses too
         if (mean is None) != (std is None):
@@ -182,17 +188,19 @@ class PersonRetrieval(Described, LightningModule):
         self._gallery = None
         if files is not None:
             size = self.hparams["input_size"]
-            with torch.no_grad():
+            with evaluating(self):  # the Trainer asks for the first batch before it says so
                 parts = [self(b["image"].to(self.device)) for b in prepare_inputs(files, size, BATCH_SIZE, self.view)]
-            self._gallery = _Gallery(files, torch.cat(parts), top)
-        yield from prepare_inputs(paths, self.hparams["input_size"], BATCH_SIZE, self.view)
+            self._gallery = _Gallery(files, torch.cat(parts).float(), top)
+        for start, batch in enumerate(prepare_inputs(paths, self.hparams["input_size"], BATCH_SIZE, self.view)):
+            own = paths[start * BATCH_SIZE : (start + 1) * BATCH_SIZE]
+            yield batch if self._gallery is None else batch | {"own": self._gallery.places(own)}
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[dict[str, Any]]:
-        """Per picture ``features``, or with a gallery ``matches`` and ``distances``."""
+        """Per picture ``features``, or with a gallery ``nearest`` and ``distances``."""
         features = self(batch["image"])
         if self._gallery is None:
             return [{"features": row} for row in features.float().cpu()]
-        return self._gallery.nearest(features)
+        return self._gallery.nearest(features.float(), batch["own"])
 
     def draw(self, image: np.ndarray, prediction: dict[str, Any]) -> np.ndarray:
         """The picture and beside it its matches, nearest first, with their distances; without a gallery it alone.
@@ -204,9 +212,9 @@ class PersonRetrieval(Described, LightningModule):
         Returns:
             (H', W', 3) uint8 RGB.
         """
-        if "matches" not in prediction:
+        if "nearest" not in prediction:
             return caption(image, f"|f| {float(torch.as_tensor(prediction['features']).norm()):.2f}")
-        found = [np.asarray(read_rgb(path)) for path in prediction["matches"]]
+        found = [np.asarray(read_rgb(path)) for path in prediction["nearest"]]
         return ranked_list(image, found, [f"{distance:.2f}" for distance in prediction["distances"]])
 
     def export_graphs(self) -> dict[str, ExportGraph]:
@@ -219,6 +227,7 @@ class PersonRetrieval(Described, LightningModule):
         """A checkpoint holds its weights: the file that they once started from may be gone when it is loaded."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["hyper_parameters"]["base_checkpoint"] = None
+        checkpoint["hyper_parameters"].setdefault("encoder", None)  # an object, which no file holds
 
 
 class _Features(nn.Module):
@@ -251,17 +260,22 @@ class _Gallery:
     """
 
     def __init__(self, files: list[Path], features: Tensor, top: int) -> None:
-        self.files, self.features, self.top = files, features, min(top, len(files))
+        self.files, self.features, self.top = files, features, top
+        self._place = {path.resolve(): place for place, path in enumerate(files)}
 
-    def nearest(self, features: Tensor) -> list[dict[str, Any]]:
+    def places(self, paths: Sequence[str | Path]) -> Tensor:
+        """Where these files are in the gallery, (B,) int64; -1 for those that are not."""
+        return torch.tensor([self._place.get(Path(path).resolve(), -1) for path in paths])
+
+    def nearest(self, features: Tensor, own: Tensor) -> list[dict[str, Any]]:
         """For each query paths and distances, nearest first; of equally near ones the first file."""
         centre = self.features.mean(0)  # small numbers keep more digits
         distances = torch.cdist((features - centre).double(), (self.features - centre).double())
-        order = distances.argsort(dim=1, stable=True)[:, : self.top]
-        return [
-            {"matches": [str(self.files[i]) for i in row.tolist()], "distances": found[row].tolist()}
-            for row, found in zip(order, distances, strict=True)
-        ]
+        results = []
+        for found, place in zip(distances, own.tolist(), strict=True):
+            order = [i for i in found.argsort(stable=True)[: self.top + 1].tolist() if i != place][: self.top]
+            results.append({"nearest": [str(self.files[i]) for i in order], "distances": found[order].tolist()})
+        return results
 
 
 def _gallery_files(gallery: str) -> list[Path]:

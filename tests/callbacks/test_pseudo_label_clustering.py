@@ -146,6 +146,42 @@ def test_without_previous_labels_nothing_is_learnt_until_there_are_clusters(fit,
     assert [epoch for epoch, batch in watch.batches if len(batch["label"])] == [1, 1]
 
 
+def test_a_second_fit_begins_anew(fit):
+    """The same callbacks and the same module, in a Trainer of their own."""
+    clustering, augmentation = Given([PAIRS], every_n_epochs=1), CameraStyleAugmentation(gan_steps=2, **PAIR)
+    module, _, trainer = fit(clustering, augmentation, epochs=2, source_epochs=1)
+    first = clustering.labels
+    trainer.test(module, datamodule=trainer.datamodule, verbose=False)
+    again = _trainer_of(trainer, [augmentation, clustering, watch := Watch()])
+    again.fit(module, datamodule=trainer.datamodule)
+    assert [labels is None for labels in watch.labels] == [True, False]
+    assert clustering.iteration == len(clustering.history) == augmentation.part == 1
+    assert torch.equal(clustering.labels, first)
+
+
+def _trainer_of(trainer, callbacks):
+    return type(trainer)(
+        accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, max_epochs=2,
+        enable_model_summary=False, limit_val_batches=0, reload_dataloaders_every_n_epochs=1, callbacks=callbacks,
+        default_root_dir=trainer.default_root_dir,
+    )  # fmt: skip
+
+
+def test_the_eps_of_clusters_that_nobody_took_is_not_kept(fit):
+    class Settings(Given):
+        def cluster(self, features, source=None):
+            labels, _ = super().cluster(features, source)
+            return labels, 0.1 * (self.asked + 1)
+
+    clustering = Settings([[-1] * 9, PAIRS], every_n_epochs=1)
+    with pytest.warns(UserWarning, match="nothing is learnt"):
+        fit(clustering, epochs=1)
+    assert clustering.eps is None
+    with pytest.warns(UserWarning, match="nothing is learnt"):
+        fit(clustering, epochs=2)
+    assert clustering.eps == pytest.approx(0.1 * (clustering.asked + 1))
+
+
 def test_listeners_hear_of_each_clustering_before_it_is_trained_on(fit):
     class Listener(ClusterListener):
         heard = []
@@ -159,12 +195,13 @@ def test_listeners_hear_of_each_clustering_before_it_is_trained_on(fit):
     assert Listener.heard == [(1, 0, (72, 16), (3, 16)), (2, 4, (72, 16), (3, 16))]
 
 
-def test_an_error_of_the_clustering_ends_the_fit(fit):
+@pytest.mark.parametrize(("error", "message"), [(ValueError("NaN"), "^NaN"), (MemoryError("13k"), "MemoryError: 13k")])
+def test_an_error_of_the_clustering_ends_the_fit(fit, error, message):
     class Bad(PseudoLabelClustering):
         def cluster(self, features, source=None):
-            raise ValueError("features with NaN")
+            raise error
 
-    with pytest.raises(ValueError, match="features with NaN"):
+    with pytest.raises(ValueError, match=message):
         fit(Bad())
 
 
@@ -270,6 +307,18 @@ def _figures(fit, **arguments):
     augmentation = CameraStyleAugmentation(gan_steps=2, n_critic=1, **arguments, **PAIR)
     fit(Given([PAIRS], every_n_epochs=1), augmentation, epochs=1)
     return augmentation.figures
+
+
+@pytest.mark.parametrize(
+    ("gan", "message"), [("nowhere.ckpt", "does not exist"), ("own", "is a checkpoint of ADCluster")]
+)
+def test_a_generator_from_another_file_is_refused(fit, gan, message, tmp_path, make_trainer):
+    if gan == "own":
+        trainer, gan = make_trainer(), str(tmp_path / "own.ckpt")
+        trainer.strategy.connect(ADCluster("tiny", input_size=[3, 32, 16]))
+        trainer.save_checkpoint(gan)
+    with pytest.raises((FileNotFoundError, ValueError), match=message):
+        fit(PseudoLabelClustering(), CameraStyleAugmentation(gan=gan))
 
 
 def test_no_steps_leave_the_generator_as_it_is(fit):

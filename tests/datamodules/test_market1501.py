@@ -71,7 +71,7 @@ class TestIds:
         assert (market.mean, market.std) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
         assert Market1501DataModule(str(market1501_root), train_on="cameras").num_classes == 0
         assert Market1501DataModule(str(market1501_root), train_on="clusters").num_classes == 0
-        adapting = Market1501DataModule(str(market1501_root), str(duke_root), "clusters")
+        adapting = Market1501DataModule(str(market1501_root), source_root=str(duke_root), train_on="clusters")
         assert (adapting.num_classes, adapting.num_cameras) == (7, 3)
 
     def test_batches(self, market1501_root):
@@ -302,6 +302,7 @@ class TestClusters:
         seen = []
         for rank in range(2):
             company(2, rank)
+            data.set_pseudo_labels(None)  # a loader is kept as long as its labels are
             data.set_pseudo_labels(labels)
             seen.append(set(batches(data.train_dataloader())["label"].tolist()))
         assert seen[0] | seen[1] == set(range(6))
@@ -521,10 +522,25 @@ class TestFolders:
         with pytest.raises(ValueError, match=r"query holds files of Market-1501, .* Use Market1501DataModule"):
             ready(market1501_root, "test", cls=DukeMTMCDataModule)
 
-    def test_the_source_may_be_either(self, market1501_root, duke_root):
-        for source, classes in ((market1501_root, 8), (duke_root, 7)):
+    def test_the_source_may_be_either(self, market1501_root, duke_root, tmp_path):
+        for source, classes in ((market1501_root, 8), (shutil.copytree(duke_root, tmp_path / "other"), 7)):
             data = clusters(duke_root, source, cls=DukeMTMCDataModule)
             assert data.num_classes == classes == len(batches(data.train_dataloader())["label"].unique())
+
+    def test_the_target_is_no_source_of_its_own(self, market1501_root):
+        with pytest.raises(ValueError, match="is root itself: the persons of the target would be learnt from"):
+            clusters(market1501_root, market1501_root)
+
+    def test_a_target_without_known_persons_needs_its_training_pictures_alone(self, market1501_root, tmp_path):
+        shutil.copytree(market1501_root / TRAIN, tmp_path / TRAIN)
+        for path in list((tmp_path / TRAIN).glob("*.jpg")):
+            path.rename(path.with_name("0001" + path.name[4:-4] + path.name[:4] + ".jpg"))
+        data = clusters(tmp_path, val_source="none")
+        data.prepare_data()
+        assert data.true_train_ids() is None
+        assert data.val_dataloader() == []
+        with pytest.raises(FileNotFoundError, match="query"):
+            data.setup("test")
 
     def test_bad_names_are_counted(self, own_root):
         for number in range(7):
@@ -587,7 +603,7 @@ class TestDemo:
     ("wrong", "message"),
     [
         ({"train_on": "labels"}, "train_on must be one of ids, clusters, cameras, got 'labels'"),
-        ({"val_source": "val"}, "val_source must be one of test, train, got 'val'"),
+        ({"val_source": "val"}, "val_source must be one of test, train, none, got 'val'"),
         ({"on_bad_image": "ignore"}, "on_bad_image must be one of raise, skip"),
         ({"height": 0}, "height must be at least 1, got 0"),
         ({"k": 0}, "k must be at least 1, got 0"),
@@ -609,7 +625,7 @@ def test_bad_arguments(market1501_root, wrong, message):
 def test_both_have_the_arguments_of_the_base():
     names = list(inspect.signature(Market1501DataModule).parameters)
     assert names == list(inspect.signature(DukeMTMCDataModule).parameters)
-    assert names[:5] == ["root", "source_root", "train_on", "height", "width"]
+    assert names[:6] == ["root", "height", "width", "p", "k", "generated_per_id"]
 
 
 class Seen(LightningModule):

@@ -1,6 +1,7 @@
 """The modules of AD-Cluster: what they learn from, refuse, save, predict and export."""
 
 import copy
+import shutil
 
 import numpy as np
 import pytest
@@ -118,6 +119,7 @@ def test_a_batch_without_pictures_moves_nothing(make_trainer):
         ({"lr": 0.0}, "lr=0.0 must be positive"),
         ({"num_classes": 1, "source_epochs": 1}, "num_classes=1 must be at least 2"),
         ({"source_epochs": -1}, "source_epochs=-1 must not be negative"),
+        ({"source_epochs": 1}, "source_epochs=1 needs num_classes"),
         ({"momentum": 1.0}, r"momentum=1.0 must lie in \[0, 1\)"),
         ({"mean": [0.5] * 3}, "go together"),
         ({"erase_fill": [0.0]}, "needs three values"),
@@ -198,15 +200,40 @@ def test_a_gallery_is_ranked_for_each_query(gallery, make_trainer):
             return image.mean((2, 3))
 
     module = PersonRetrieval(MeanColour(), input_size=[3, 32, 16])
-    batches = module.prepare_inputs([gallery / "blue.png", gallery / "red.png"], gallery=str(gallery), top=2)
+    queries = shutil.copytree(gallery, gallery.parent / "queries")
+    batches = module.prepare_inputs([queries / "blue.png", queries / "red.png"], gallery=str(gallery), top=2)
     found = [result for b in batches for result in module.predict_step(b, 0)]
-    assert [result["matches"][0] for result in found] == [str(gallery / "blue.png"), str(gallery / "red.png")]
-    assert [len(result["matches"]) for result in found] == [2, 2]
+    assert [result["nearest"][0] for result in found] == [str(gallery / "blue.png"), str(gallery / "red.png")]
+    assert [len(result["nearest"]) for result in found] == [2, 2]
     assert found[0]["distances"][0] == pytest.approx(0, abs=1e-6)
     assert found[0]["distances"][1] > 0.5
     drawn = module.draw(np.asarray(Image.open(gallery / "blue.png")), found[0])
     assert drawn.dtype == np.uint8
     assert drawn.shape[1] > 3 * drawn.shape[0] // 4
+
+
+def test_a_query_in_the_gallery_is_not_its_own_match(gallery):
+    module = PersonRetrieval(**SMALL).eval()
+    (batch,) = module.prepare_inputs([gallery / "red.png"], gallery=str(gallery), top=9)
+    (result,) = module.predict_step(batch, 0)
+    assert sorted(result["nearest"]) == [str(gallery / "blue.png"), str(gallery / "green.png")]
+
+
+def test_the_gallery_is_encoded_as_the_queries_are(gallery, make_trainer):
+    """The Trainer asks for the first batch of queries while the module is still in train mode."""
+    module = PersonRetrieval(**SMALL)
+    queries = shutil.copytree(gallery, gallery.parent / "queries")
+    statistics = {name: value.clone() for name, value in module.model.named_buffers()}
+    found = make_trainer().predict(module, module.prepare_inputs(sorted(queries.iterdir()), gallery=str(gallery)))
+    assert [result["distances"][0] for batch in found for result in batch] == pytest.approx([0, 0, 0], abs=1e-5)
+    assert all(torch.equal(value, statistics[name]) for name, value in module.model.named_buffers())
+
+
+def test_a_checkpoint_of_a_network_in_code_asks_for_it(make_trainer, tmp_path):
+    path = saved(PersonRetrieval(nn.Conv2d(3, 4, 3), input_size=[3, 32, 16]), make_trainer, tmp_path / "own.ckpt")
+    with pytest.raises(ValueError, match="encoder: missing; the checkpoint is of a network given as an object"):
+        Predictor.from_checkpoint(path)
+    assert Predictor.from_checkpoint(path, encoder=nn.Conv2d(3, 4, 3)).module.model.num_features == 4
 
 
 def test_what_is_wrong_with_a_gallery_is_said_at_once(gallery, tmp_path):
