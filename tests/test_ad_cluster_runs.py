@@ -140,7 +140,7 @@ def test_predict_ranks_a_folder_for_queries(fitted, market1501_root, tmp_path):
     assert len(rows) == len(queries)
     module = ADCluster.load_from_checkpoint(best(fitted), map_location="cpu", weights_only=True).eval()
     row = rows[0]
-    named = {name: value for name, value in row.items() if "match" in name}
+    named = {name: value for name, value in row.items() if "nearest" in name}
     distances = [float(value) for name, value in row.items() if "distance" in name]
     assert len(named) == len(distances) == 3
     assert distances == sorted(distances)
@@ -222,9 +222,8 @@ def trained_by(words: list[str], folder: Path) -> str:
 
 
 @pytest.mark.usefixtures("no_figures")
-@pytest.mark.parametrize(
-    ("kind", "figure"), [("source", "test/mAP"), pytest.param("gan", "test/reconstruction", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("kind", "figure"), [("source", "test/mAP"), ("gan", "test/reconstruction")])
+@pytest.mark.slow
 def test_a_training_before_is_tested_and_resumed(kind, figure, request, tmp_path):
     words, checkpoint = request.getfixturevalue(f"{kind}_words"), Path(request.getfixturevalue(kind))
     whole = checkpoint.parents[1]
@@ -265,7 +264,8 @@ ABLATIONS = {"clustering": ["--data.generated_per_id", "0"], "augmentation": ["-
 
 
 @pytest.mark.usefixtures("no_figures")
-@pytest.mark.parametrize("variant", ["clustering", pytest.param("augmentation", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["clustering", "augmentation"])
 def test_an_ablation_is_one_word(words, variant, tmp_path):
     run = tmp_path / "run"
     assert fit(words(), run, "--trainer.max_epochs", "4", *ABLATIONS[variant]) == 0
@@ -310,8 +310,9 @@ def test_one_line_says_what_is_wrong(words, more, text, tmp_path, capsys, monkey
     assert text in refused(capsys, words(), tmp_path, *more)
 
 
-def test_a_folder_of_the_other_data_set_is_one_line(words, duke_root, tmp_path, capsys):
-    line = refused(capsys, words(), tmp_path, "--data.root", str(duke_root))
+def test_a_folder_of_the_other_data_set_is_one_line(words, market1501_root, duke_root, tmp_path, capsys):
+    away = ["--data.source_root", str(market1501_root), "--data.root", str(duke_root)]
+    line = refused(capsys, words(), tmp_path, *away)
     assert "DukeMTMC" in line
     assert str(duke_root) in line
 
@@ -405,7 +406,7 @@ def stop(whole: Path, epoch: int, place: str) -> Path:
         pytest.param(1, "end", id="after the source", marks=pytest.mark.slow),
         pytest.param(2, "first", id="right after the first clustering", marks=pytest.mark.slow),
         pytest.param(2, "last", id="between two epochs of a clustering", marks=pytest.mark.slow),
-        pytest.param(3, "first", id="between clusterings"),
+        pytest.param(3, "first", id="between clusterings", marks=pytest.mark.slow),
         pytest.param(3, "last", id="in the last batch before a clustering", marks=pytest.mark.slow),
         pytest.param(3, "end", id="before a clustering", marks=pytest.mark.slow),
         pytest.param(4, "first", id="after the second clustering", marks=pytest.mark.slow),

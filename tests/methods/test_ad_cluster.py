@@ -286,14 +286,14 @@ def test_a_generator_learns_to_give_back_what_it_gets(make_trainer, market1501_r
     data = Market1501DataModule(
         str(market1501_root), train_on="cameras", height=32, width=16, batch_size=12, num_workers=0
     )
-    module = CameraStarGAN(num_cameras=3, **PAIR, lr=2e-3, n_critic=1, total_steps=200, decay_steps=0)
-    trainer = make_trainer(max_epochs=10)
+    module = CameraStarGAN(num_cameras=3, **PAIR, lr=4e-3, n_critic=1, total_steps=200, decay_steps=0)
+    trainer = make_trainer(max_epochs=5)
     before = trainer.validate(copy.deepcopy(module), datamodule=data, verbose=False)[0]
     trainer.fit(module, datamodule=data)
     after = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    assert after["val/reconstruction"] < 0.6 * before["val/reconstruction"]
+    assert after["val/reconstruction"] < 0.75 * before["val/reconstruction"]
     assert 0 <= after["val/camera_accuracy"] <= 1
-    assert trainer.global_step == 2 * 10 * trainer.num_training_batches  # both networks
+    assert trainer.global_step == 2 * 5 * trainer.num_training_batches  # both networks
 
 
 def test_the_generators_rate_falls_to_zero(make_trainer, market1501_root):
