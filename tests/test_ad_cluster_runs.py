@@ -653,3 +653,18 @@ def test_processes_agree_that_nothing_is_found(words, trained, tmp_path, no_figu
     assert [row["kept_previous"] for row in history] == [1, 1]
     before = load_plain(trained)["state_dict"]
     assert all(torch.equal(value, before[name]) for name, value in many.weights.items())
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_target_of_which_nothing_is_known_needs_its_training_pictures_alone(words, market1501_root, tmp_path):
+    """No query, no gallery, no persons: what a user's own cameras give."""
+    shutil.copytree(market1501_root / "bounding_box_train", tmp_path / "mine" / "bounding_box_train")
+    for path in list((tmp_path / "mine" / "bounding_box_train").glob("*.jpg")):
+        path.rename(path.with_name(f"0001{path.stem[4:]}{path.stem[:4]}.jpg"))
+    away = ["--data.root", str(tmp_path / "mine"), "--data.val_source", "none", "--data.val_ids", "0"]
+    away += ["--trainer.limit_test_batches", "0", "--trainer.max_epochs", "3"]
+    assert fit(words(), tmp_path / "run", *away) == 0
+    summary = read_summary(tmp_path / "run")
+    assert summary["cluster/iteration"] == 1
+    assert "cluster/purity" not in summary
+    assert "test/mAP" not in summary

@@ -57,7 +57,8 @@ class Start(Callback):
 
 
 def a_test_follows(cli: RunCLI, trainer: Trainer) -> bool:
-    """Whether a fit is followed by a test: the method has one, there are data for it, and it is no ``fast_dev_run``."""
+    """Whether a fit is followed by a test: the method has one, there are data for it, some of them are wanted
+    (``limit_test_batches``), and it is no ``fast_dev_run``."""
     source = cli.datamodule or cli.model
     can = is_overridden("test_step", cli.model) and is_overridden("test_dataloader", source)
-    return can and not trainer.fast_dev_run  # type: ignore[attr-defined]
+    return can and trainer.limit_test_batches != 0 and not trainer.fast_dev_run  # type: ignore[attr-defined]
