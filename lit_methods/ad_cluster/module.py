@@ -133,7 +133,7 @@ class ADCluster(SourceReID):
                 raise ValueError(f"{name}={self.hparams[name]} {text}")
         if self.hparams["source_epochs"] and not self.hparams["num_classes"]:
             raise ValueError(
-                f"source_epochs={self.hparams['source_epochs']} needs num_classes, the identities of labelled pictures: "
+                f"source_epochs={self.hparams['source_epochs']} needs num_classes, identities of labelled pictures: "
                 "give data.source_root, or source_epochs=0 and a trained base_checkpoint"
             )
 
