@@ -38,7 +38,7 @@ class CameraStyleAugmentation(ClusterListener):
     Several processes average the gradients and stay equal. Networks, optimisers and the step are in the checkpoint: a
     run that is stopped among the steps goes on with the next one.
 
-    Logs ``augment/d_loss``, ``augment/g_loss``, ``augment/diversity`` (mean distance to the centroid) and the other
+    Logs ``augment/d_loss``, ``augment/g_loss``, ``augment/g_diversity`` (mean distance to the centroid) and the other
     terms, of the last steps after each clustering. Picture ``augment/translations``: some pictures and what becomes of
     them for each camera.
 

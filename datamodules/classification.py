@@ -4,7 +4,7 @@ import copy
 import operator
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal, Self, TypedDict, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.class_batches import ClassBatches, ClassBatchSampler
 from datamodules.draws import CALIBRATION, SPLIT, TEST, hash64, permutation
+from datamodules.loaders import LoaderOptions, loader_options
 from datamodules.samplers import EpochSampler, ResumableLoader, ShardSampler, refuse_replaced_samplers
 from lit_methods.functional.suggestions import shorten
 
@@ -110,15 +111,6 @@ class EvaluationLoader(DataLoader):
 
     def _even_empty(self) -> bool:
         return self.in_step and getattr(self.sampler, "num_replicas", 1) > 1
-
-
-class _LoaderOptions(TypedDict):
-    batch_size: int | None
-    num_workers: int
-    persistent_workers: bool
-    pin_memory: bool
-    collate_fn: Any
-    generator: torch.Generator
 
 
 class ImageClassificationDataModule(LightningDataModule):
@@ -360,16 +352,8 @@ class ImageClassificationDataModule(LightningDataModule):
         loader.in_step = in_step
         return loader
 
-    def _options(self) -> _LoaderOptions:
-        return {
-            "batch_size": self.batch_size,
-            "num_workers": self.num_workers,
-            "persistent_workers": False,
-            "pin_memory": torch.cuda.is_available(),
-            "collate_fn": _as_it_is,
-            # a loader draws a number for its workers each time it is iterated: not from the global generator
-            "generator": torch.Generator().manual_seed(self.seed),
-        }
+    def _options(self) -> LoaderOptions:
+        return loader_options(self.batch_size, self.num_workers, self.seed)
 
 
 def stratified_split(
@@ -423,7 +407,3 @@ def _plain_integer(number: Any) -> Any:
         return operator.index(number)
     except TypeError:
         return number
-
-
-def _as_it_is(batch: Batch) -> Batch:
-    return batch

@@ -17,6 +17,7 @@ from datamodules.class_batches import ClassBatches
 from datamodules.classification import EvaluationLoader
 from datamodules.demo.people import DEMOS, Demo, write_once
 from datamodules.identity_batches import AugmentedPKSampler, IdleSampler, PKSampler, StepSampler
+from datamodules.loaders import loader_options
 from datamodules.reid_files import (
     FOLDERS,
     LAYOUTS,
@@ -486,15 +487,7 @@ class ReIDDataModule(LightningDataModule):
         return layout
 
     def _options(self) -> dict[str, Any]:
-        return {
-            "batch_size": self.batch_size,
-            "num_workers": self.num_workers,
-            "persistent_workers": False,
-            "pin_memory": torch.cuda.is_available(),
-            "collate_fn": _as_it_is,
-            # a loader draws a number for its workers each time it is iterated: not from the global generator
-            "generator": torch.Generator().manual_seed(self.seed),
-        }
+        return {**loader_options(self.batch_size, self.num_workers, self.seed)}
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -504,7 +497,3 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 def _begun(root: Path) -> bool:
     return any((root / folder).is_dir() for folder in FOLDERS)
-
-
-def _as_it_is(batch: Batch) -> Batch:
-    return batch

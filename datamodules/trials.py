@@ -7,6 +7,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from datamodules.cifar import CIFARDataModule
+from datamodules.loaders import as_it_is
 from datamodules.samplers import ResumableLoader, ResumableSampler
 
 
@@ -87,14 +88,10 @@ class TrialDataModule(CIFARDataModule):
         """One batch per job of this process; resumes after any."""
         sampler = JobSampler(len(self._jobs))
         # one item is one batch, whatever it is: nothing is collated
-        loader = ResumableLoader(_Jobs(self._jobs), sampler=sampler, batch_size=None, collate_fn=_as_it_is)
+        loader = ResumableLoader(_Jobs(self._jobs), sampler=sampler, batch_size=None, collate_fn=as_it_is)
         loader.trainer = self.trainer
         return loader
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """As there for images; jobs stay as they are."""
         return batch if "jobs" in batch else super().on_after_batch_transfer(cast(dict, batch), dataloader_idx)
-
-
-def _as_it_is(item: Any) -> Any:
-    return item
