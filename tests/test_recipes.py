@@ -171,8 +171,8 @@ def test_the_embedded_adaptation_learns_without_labels(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where the drawn people go
     assert main("fit", ["ad_cluster", "--run_dir", str(tmp_path / "run"), "--trainer.accelerator", "cpu"]) == 0
     summary = read_summary(tmp_path / "run")
-    assert summary["test/mAP"] >= summary["test/mAP_direct"] + 0.15
-    assert summary["cluster/purity"] >= 0.85
+    assert summary["test/mAP"] >= summary["test/mAP_direct"] + 0.15  # 0.10 with shuffled labels
+    assert summary["cluster/purity"] >= 0.85  # 0.18 with these
 
 
 def test_a_corrupt_picture_in_the_middle_is_one_line(imagenet_root, tmp_path, capsys):
