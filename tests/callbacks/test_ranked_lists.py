@@ -92,6 +92,13 @@ def test_where_nothing_can_be_found_nothing_is_shown(make, queries, gallery):
     assert RankedLists().lists(*make(queries, gallery), MODULE) == ([], [])
 
 
+def test_of_many_queries_some_are_looked_at(make, monkeypatch):
+    monkeypatch.setattr("callbacks.ranked_lists.MOST", 2)
+    rows, query_files, gallery_files = make([(i, 1, 0) for i in range(6)], [(0, 1, 1), (9, 2, 1)])
+    _, table = RankedLists(num_queries=6, top=1).lists(rows, query_files, gallery_files, MODULE)
+    assert [row[0] for row in table] == ["q0.png", "q3.png"]
+
+
 def test_half_of_the_queries_are_the_worst_served_and_the_others_spread():
     count = 12
     same = torch.eye(count, dtype=torch.bool)
