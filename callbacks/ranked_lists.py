@@ -28,8 +28,8 @@ class RankedLists(Callback):
     """The nearest gallery pictures of some queries of a test, framed in green where they show the same person.
 
     Pictures of the same person by the same camera are left out, as by the evaluation. Half of the queries are those
-    that were served worst, the others spread evenly over all; of more than 512, so many are looked at. Picture ``test/ranked_lists`` and a table of the same
-    name, with the paths.
+    that were served worst, the others spread evenly over all; of more than 512, so many are looked at. Picture
+    ``test/ranked_lists`` and a table of the same name, with the names of the files.
 
     Args:
         num_queries: how many.
