@@ -61,4 +61,5 @@ def a_test_follows(cli: RunCLI, trainer: Trainer) -> bool:
     (``limit_test_batches``), and it is no ``fast_dev_run``."""
     source = cli.datamodule or cli.model
     can = is_overridden("test_step", cli.model) and is_overridden("test_dataloader", source)
-    return can and trainer.limit_test_batches != 0 and not trainer.fast_dev_run  # type: ignore[attr-defined]
+    wanted = getattr(trainer, "limit_test_batches", 1) != 0 and not trainer.fast_dev_run  # type: ignore[attr-defined]
+    return can and wanted
