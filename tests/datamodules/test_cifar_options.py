@@ -37,16 +37,6 @@ def stored(cifar10_root):
     return images, torch.from_numpy(labels)
 
 
-@pytest.fixture
-def company(monkeypatch):
-    def make(world, rank):
-        monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
-        monkeypatch.setattr("torch.distributed.get_world_size", lambda: world)
-        monkeypatch.setattr("torch.distributed.get_rank", lambda: rank)
-
-    return make
-
-
 def with_pillow(images, size):
     pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
     resized = [np.array(picture.resize((size, size), Image.Resampling.BILINEAR)) for picture in pictures]

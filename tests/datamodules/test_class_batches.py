@@ -183,16 +183,6 @@ def cifar(cifar10_root):
     return make
 
 
-@pytest.fixture
-def company(monkeypatch):
-    def make(world, rank):
-        monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
-        monkeypatch.setattr("torch.distributed.get_world_size", lambda: world)
-        monkeypatch.setattr("torch.distributed.get_rank", lambda: rank)
-
-    return make
-
-
 def seen_by_class(loader, epoch=0):
     """Class to its images in each batch: what its own training depends on."""
     loader.sampler.set_epoch(epoch)
