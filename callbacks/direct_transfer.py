@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
-from callbacks.evaluation import device_batches
+from callbacks.evaluation import batches_within, device_batches
 from callbacks.interruption import interruptible
 from callbacks.progress import progress
 from callbacks.pseudo_label_clustering import ClusterListener, Clusters
@@ -42,13 +43,12 @@ class DirectTransfer(ClusterListener):
             rank_zero_warn(f"direct transfer is not measured: {ex}")
             return
         loader = data.test_dataloader()
-        limit = trainer.limit_test_batches
-        count = min(limit, len(loader)) if isinstance(limit, int) else int(limit * len(loader))
+        count = batches_within(trainer.limit_test_batches, len(loader))
         if count == 0:
             return
         ranking = ReIDRanking(ap=module.hparams["ap"]).to(module.device)
         share_buffers(module)
-        batches = (batch for _, batch in zip(range(count), device_batches(trainer, loader), strict=False))
+        batches = device_batches(trainer, islice(loader, count))
         with evaluating(module), trainer.precision_plugin.forward_context():
             for batch in interruptible(trainer, progress(trainer, batches, "direct transfer", total=count)):
                 module.update_ranking(ranking, batch)

@@ -22,6 +22,20 @@ def device_batches(trainer: Trainer, loader: Iterable[Any]) -> Iterator[Any]:
         yield trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch), dataloader_idx=0)
 
 
+def batches_within(limit: int | float, batches: int) -> int:
+    """How many batches of a loader a limit of the Trainer leaves, such as ``limit_val_batches``.
+
+    Args:
+        limit: a whole number of batches, or a fraction of them in [0, 1].
+        batches: of the loader.
+
+    Example:
+        >>> batches_within(0.5, 9), batches_within(1.0, 9), batches_within(20, 9)
+        (4, 9, 9)
+    """
+    return min(limit, batches) if isinstance(limit, int) else int(limit * batches)
+
+
 def validation_top1(trainer: Trainer, module: ImageClassifier) -> float | None:
     """Top-1 accuracy of a classifier on the datamodule's validation split, over all processes.
 
@@ -37,7 +51,7 @@ def validation_top1(trainer: Trainer, module: ImageClassifier) -> float | None:
     limit = trainer.limit_val_batches
     if not loader or limit == 0:
         return None
-    count = min(limit, len(loader)) if isinstance(limit, int) else int(limit * len(loader))
+    count = batches_within(limit, len(loader))
     accuracy = MulticlassAccuracy(module.hparams["num_classes"], average="micro").to(module.device)
     batches = progress(trainer, device_batches(trainer, islice(loader, count)), "validation top-1", total=count)
     with evaluating(module), trainer.precision_plugin.forward_context():

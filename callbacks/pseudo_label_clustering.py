@@ -137,8 +137,7 @@ class PseudoLabelClustering(Callback):
         data: Any = getattr(trainer, "datamodule", None)
         if not hasattr(pl_module, "adapting"):
             raise ValueError(f"PseudoLabelClustering is for ADCluster, not for {type(pl_module).__name__}")
-        if getattr(data, "train_on", None) != "clusters":
-            given = getattr(data, "train_on", None)
+        if (given := getattr(data, "train_on", None)) != "clusters":
             raise ValueError(f"data.train_on={given!r} has no labels for PseudoLabelClustering to set: give 'clusters'")
         if trainer.reload_dataloaders_every_n_epochs != 1:  # type: ignore[attr-defined]
             raise ValueError(
@@ -178,10 +177,8 @@ class PseudoLabelClustering(Callback):
     ) -> None:
         """Log what the labels of this epoch are like."""
         if self.history and trainer.is_last_batch:
-            row = {name: value for name, value in self.history[-1].items() if value is not None}
-            names = {"clusters": "count", "outliers": "outliers", "eps": "eps", "iteration": "iteration"}
-            names |= {"purity": "purity", "nmi": "nmi"}
-            figures = {f"cluster/{new}": float(row[old]) for old, new in names.items() if old in row}
+            figures: dict[str, Any] = self.summary()
+            figures = {name: float(value) for name, value in figures.items() if name != "cluster/kept_previous"}
             pl_module.log_dict(figures, on_step=False, on_epoch=True, batch_size=1)
 
     # -- clustering ---------------------------------------------------------------------------------------------------
@@ -203,7 +200,7 @@ class PseudoLabelClustering(Callback):
         features = gathered_features(trainer, module, data.cluster_dataloader(), "features of the clusters")
         source = self._source_features(trainer, module)
         found, eps = self._cluster_on_first(trainer, module, features, source)
-        kept = len(found[found >= 0].unique()) < 2
+        kept = _count_clusters(found) < 2
         labels = self._previous(found) if kept else found
         clusters = Clusters(self.iteration + 1, labels, features, cluster_centroids(features, labels))
         row = self._count(trainer, clusters, found, eps, kept)
@@ -259,7 +256,7 @@ class PseudoLabelClustering(Callback):
         return dbscan_pseudo_labels(distances, eps, self.min_samples).cpu(), eps
 
     def _previous(self, found: Tensor) -> Tensor:
-        clusters, outliers = len(found[found >= 0].unique()), int((found < 0).sum())
+        clusters, outliers = _count_clusters(found), int((found < 0).sum())
         what = "the previous labels stay" if self.labels is not None else "nothing is learnt until the next clustering"
         rank_zero_warn(
             f"clustering {self.iteration + 1} found {clusters} cluster(s) and {outliers} outliers among {len(found)} "
@@ -272,7 +269,7 @@ class PseudoLabelClustering(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         truth = data.true_train_ids()  # for these two figures alone
         purity, nmi = agreement(found, truth) if truth is not None else (None, None)
-        count, outliers = len(found[found >= 0].unique()), float((found < 0).float().mean())
+        count, outliers = _count_clusters(found), float((found < 0).float().mean())
         rank_zero_info(f"clustering {clusters.iteration}: {count} clusters, {outliers:.0%} outliers, eps {eps:.4g}")
         values = (clusters.iteration, trainer.current_epoch, count, outliers, eps, purity, nmi, int(kept))
         return dict(zip(COLUMNS, values, strict=True))
@@ -296,6 +293,10 @@ class PseudoLabelClustering(Callback):
         """Go on where the checkpoint was written."""
         self.labels, self.eps = state_dict["labels"], state_dict["eps"]
         self.iteration, self.history = state_dict["iteration"], list(state_dict["history"])
+
+
+def _count_clusters(labels: Tensor) -> int:
+    return len(labels[labels >= 0].unique())
 
 
 def _cells(row: dict[str, Any]) -> list[Any]:

@@ -142,8 +142,8 @@ class SourceReID(PersonRetrieval):
     def triplet(self, features: Tensor, label: Tensor) -> dict[str, Tensor]:
         """The triplet loss of this process's anchors against the pictures of all, and ``hard_precision``."""
         features = features.float()
-        nearest = batch_hard_distances(features, label, others=gather_rows(features), other_labels=gather_rows(label))
-        d_ap, d_an = nearest
+        others, other_labels = gather_rows(features), gather_rows(label)
+        d_ap, d_an = batch_hard_distances(features, label, others=others, other_labels=other_labels)
         loss = triplet_loss(d_ap, d_an, self.hparams["margin"])
         return {"triplet_loss": loss, "hard_precision": (d_an > d_ap).float().mean().detach()}
 
