@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from callbacks.camera_augmentation import CameraStyleAugmentation as CameraStyleAugmentation
     from callbacks.cluster_report import ClusterReport as ClusterReport
     from callbacks.complexity_logger import ComplexityLogger as ComplexityLogger
+    from callbacks.ddl_warmup import DDLWarmup as DDLWarmup
     from callbacks.direct_transfer import DirectTransfer as DirectTransfer
     from callbacks.filter_sketch_pruning import FilterSketchPruning as FilterSketchPruning
     from callbacks.hrank_pruning import HRankPruning as HRankPruning
@@ -21,10 +22,12 @@ if TYPE_CHECKING:
     from callbacks.mosaic_hit_rate import MosaicHitRate as MosaicHitRate
     from callbacks.nan_guard import NaNGuard as NaNGuard
     from callbacks.prediction_logger import PredictionLogger as PredictionLogger
+    from callbacks.probe_sheet import ProbeSheet as ProbeSheet
     from callbacks.pseudo_label_clustering import PseudoLabelClustering as PseudoLabelClustering
     from callbacks.random_state import RandomState as RandomState
     from callbacks.ranked_lists import RankedLists as RankedLists
     from callbacks.report import RunReport as RunReport
+    from callbacks.similarity_histogram_logger import SimilarityHistogramLogger as SimilarityHistogramLogger
     from callbacks.sub_architecture_analysis import SubArchitectureAnalysis as SubArchitectureAnalysis
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, __file__, found="*.py")

@@ -13,9 +13,9 @@ from callbacks.cluster_figures import feature_map_figure, iterations_figure
 from callbacks.features import gathered_features
 from callbacks.pseudo_label_clustering import ClusterListener, Clusters, PseudoLabelClustering
 from callbacks.report import RunReport
-from lit_methods.ad_cluster.pictures import PLAIN, RIGHT, WRONG, framed
 from lit_methods.functional.drawing import grid
 from lit_methods.functional.draws import permutation, purpose
+from lit_methods.functional.framing import PLAIN, RIGHT, WRONG, framed
 
 COLUMNS = ["cluster", "size", "cameras", "most_frequent_id", "of_this_id"]
 

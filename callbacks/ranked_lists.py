@@ -12,8 +12,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.report import RunReport
-from lit_methods.ad_cluster.pictures import ranked_list
 from lit_methods.functional.drawing import grid
+from lit_methods.functional.framing import ranked_list
 from lit_methods.functional.pictures import read_rgb
 from lit_methods.functional.processes import gather_objects
 from lit_methods.functional.ranking import JUNK

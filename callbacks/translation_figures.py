@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from lit_methods.ad_cluster.camera_translation import CameraTranslation
-from lit_methods.ad_cluster.pictures import labelled
 from lit_methods.functional.drawing import grid
 from lit_methods.functional.draws import permutation, purpose
+from lit_methods.functional.framing import labelled
 from lit_methods.functional.modes import evaluating
 
 SHOWN = purpose("ad_cluster/translations")

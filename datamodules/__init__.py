@@ -16,6 +16,9 @@ key                    value
 ``tokens``             (B, L) int64: RefCOCO, with ``box`` (B, 4) and ``mask`` (B, 1, H, W)
 ``template``           (B, 3, s, s), with ``search`` (B, 3, s, s) and ``box`` (B, 4) in search pixels: LaSOT training;
                        in its test one item is one sequence
+``pair``               two of (B, 3, H, W), like ``image``: faces of the same person in equal rows, or, in an
+                       evaluation set of pairs, with ``same`` (B,) bool those to be verified
+``group``              (B,) int64, in an evaluation set of probes: -1 for the gallery, else the group of a probe
 =====================  =================================================================================
 
 Normalising with ``mean`` and ``std`` is the module's business, not the data's. Every datamodule has its own samplers,
@@ -25,7 +28,9 @@ does one that has finished the classes that ``per_class_batch`` gave it to train
 
 ``CIFARDataModule``, ``ImageNetDataModule`` and ``Places365DataModule`` give ``image``, ``label`` and ``index``. With
 ``split_halves`` a training batch of ``CIFARDataModule`` is two such batches, ``{"weights": batch, "alphas": batch}``;
-one of ``TrialDataModule`` is a job, ``{"jobs": [job]}``.
+one of ``TrialDataModule`` is a job, ``{"jobs": [job]}``; one of ``FaceFolderDataModule`` is a batch for each branch of
+its training set, ``{"easy": batch, "hard": batch}``, with ``image``, ``label`` and ``pair``, and it has a loader for
+each evaluation set, where ``index`` is the position in the file of the set.
 
 The names below are imported when they are first used.
 """
@@ -36,6 +41,7 @@ from lit_methods.functional.lazy import lazy_names
 
 if TYPE_CHECKING:
     from datamodules.cifar import CIFARDataModule as CIFARDataModule
+    from datamodules.face_folder import FaceFolderDataModule as FaceFolderDataModule
     from datamodules.imagenet import ImageNetDataModule as ImageNetDataModule
     from datamodules.market1501 import (
         DukeMTMCDataModule as DukeMTMCDataModule,

@@ -9,7 +9,9 @@ class Market1501DataModule(ReIDDataModule):
     """Market-1501 (Zheng et al., ICCV 2015): 1501 persons in 6 cameras.
 
     Arguments, batches and ``train_on`` are those of :class:`~datamodules.reid.ReIDDataModule`. Names of files are
-    ``0002_c1s1_000451_03.jpg``: person (-1 is junk, 0000 a distractor), camera, sequence, frame, box.
+    ``0002_c1s1_000451_03.jpg``: person (-1 is junk, 0000 a distractor), camera, sequence, frame, box. With
+    ``lr_query`` it is LR-Market (ours): down-sampled queries beside the clean ones; ``train_on="branches"`` trains on
+    such pictures.
 
     Example:
         >>> import tempfile

@@ -7,17 +7,16 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from datamodules.branches import BranchBatches, to_float
 from datamodules.class_batches import ClassBatches
-from datamodules.classification import EvaluationLoader
 from datamodules.demo.people import DEMOS, Demo, write_once
-from datamodules.identity_batches import AugmentedPKSampler, IdleSampler, PKSampler, StepSampler
-from datamodules.loaders import loader_options
+from datamodules.identity_batches import StepSampler
+from datamodules.low_resolution import FACTORS
 from datamodules.reid_files import (
     FOLDERS,
     LAYOUTS,
@@ -28,18 +27,18 @@ from datamodules.reid_files import (
     read_folder,
     require_folders,
 )
-from datamodules.reid_images import Batch, CameraImages, ReIDImages, TrainingImages
+from datamodules.reid_images import Batch, CameraImages
+from datamodules.reid_loaders import ReIDLoaders
+from datamodules.reid_low_resolution import NAMES, protocol
+from datamodules.reid_options import check_options
 from datamodules.reid_splits import ReIDSplits, require_two_persons, without_junk
 from datamodules.samplers import (
-    EpochSampler,
     ResumableLoader,
-    ResumableSampler,
-    ShardSampler,
     refuse_replaced_samplers,
 )
 
 
-class ReIDDataModule(LightningDataModule):
+class ReIDDataModule(ReIDLoaders):
     """Base of the data modules for person re-identification; a subclass says its :attr:`layout`.
 
     All batches have ``image`` (B, 3, height, width) float32 in [0, 1], ``camid`` (B,) int64 from 0 and ``index`` (B,)
@@ -47,7 +46,8 @@ class ReIDDataModule(LightningDataModule):
     picture to (-1: leave it as it is), and ``erased`` (B, 4) int64, the rectangle y0, x0, y1, x1 that random erasing
     takes away (all 0: none). Those of validation and test add ``pid`` (B,) int64, the person as in the file name, and
     ``is_query`` (B,) bool; ``index`` is the position among the queries or in the gallery, both sorted by file name.
-    They come person by person, so that a limit on batches leaves whole persons out.
+    They come person by person, so that a limit on batches leaves whole persons out. With ``lr_query`` they have ``low``
+    (B,) bool, see there.
 
     ``train_on`` says what ``fit`` trains on:
 
@@ -57,6 +57,10 @@ class ReIDDataModule(LightningDataModule):
       are not read. Batches of ``p`` labels with ``k`` pictures, ``generated_per_id`` of which are to be translated;
       mirrored, partly erased. Until there are labels, batches are those of the labelled source in ``source_root``,
       as for ``"ids"``.
+    - ``"branches"``: the persons of the own training set in easy pictures and in hard ones, down-sampled copies of
+      the same pictures. A batch is ``{"easy": branch, "hard": branch}``, each with ``image`` and ``label`` of ``b``
+      different persons and ``pair``, two tensors of ``b`` pictures whose equal rows show one person. Pictures are
+      cropped as ``source_crop`` says and mirrored, each on its own; none is erased: batches have no place to say it.
     - ``"cameras"``: all training pictures, shuffled, without labels, for a generator between cameras; resized to 9/8,
       cropped, mirrored.
 
@@ -84,16 +88,26 @@ class ReIDDataModule(LightningDataModule):
             ``"none"`` is for sets without known persons; only ``bounding_box_train`` needs to be there for it.
         val_ids: persons of the training set that are held out of all training, clusters and cameras included; of each
             one picture per camera is a query. Needs their ids, also with ``train_on="clusters"``.
-        erase_probability: that a training picture is partly erased.
+        erase_probability: that a training picture is partly erased. Without effect with ``train_on="branches"``.
         source_crop: whether labelled pictures are cropped (64 to 100 % of the area, 2 to 3 times as high as wide).
         keep_junk: leave junk in the gallery, with ``pid`` -1.
         on_bad_image: ``raise`` stops at a file that cannot be read and names it. ``skip`` reads all files once at the
             beginning, warns, and goes on without those that are broken (:attr:`bad_images`, :meth:`summary`).
         demo: write a small drawn set to ``root``, and another to ``source_root`` if that is given, where there is none.
+        lr_query: have each query twice in validation and test, clean and down-sampled by 2 + CRC32(file name) mod 3, as
+            it is stored, then resized; ``low`` (B,) bool is true for the latter, and ``index`` the same. The gallery is
+            clean. On Market-1501 this is LR-Market (ours).
+        lr_factors: by one of these, drawn anew each time, a hard picture is down-sampled (``train_on="branches"``);
+            ``None`` is 2, 3, 4.
+        b: pictures, and pairs, of each branch in a training batch of each process (``train_on="branches"``).
+        pairs: whether its batches have pairs.
+        hard_pairs: ``"mixed"``: the second picture of a hard pair is any other of the person, easy or hard; ``"hard"``:
+            both are hard.
 
     Attributes:
-        num_classes: persons that an identity classifier is trained on, those of ``root`` with ``"ids"``, those of
-            ``source_root`` with ``"clusters"``; else 0.
+        num_classes: persons that an identity classifier is trained on, those of ``root`` with ``"ids"`` and
+            ``"branches"``, those of ``source_root`` with ``"clusters"``; else 0.
+        branch_names: ``["easy", "hard"]`` with ``"branches"``, else empty.
         num_cameras: of the training pictures: their highest camera number.
         label_source: asked by ``train_dataloader`` for the pseudo-labels of the epoch at hand, if it is there;
             ``PseudoLabelClustering`` puts it there for a fit.
@@ -112,7 +126,7 @@ class ReIDDataModule(LightningDataModule):
         p: int = 32,
         k: int = 8,
         generated_per_id: int = 2,
-        train_on: Literal["ids", "clusters", "cameras"] = "ids",
+        train_on: Literal["ids", "clusters", "cameras", "branches"] = "ids",
         source_root: str | None = None,
         source_p: int = 16,
         source_k: int = 8,
@@ -126,34 +140,13 @@ class ReIDDataModule(LightningDataModule):
         keep_junk: bool = False,
         on_bad_image: Literal["raise", "skip"] = "raise",
         demo: bool = False,
+        lr_query: bool = False,
+        lr_factors: list[int] | None = None,
+        b: int = 32,
+        pairs: bool = True,
+        hard_pairs: Literal["mixed", "hard"] = "mixed",
     ) -> None:
         super().__init__()
-        _check_choice("train_on", train_on, ("ids", "clusters", "cameras"))
-        _check_choice("val_source", val_source, ("test", "train", "none"))
-        _check_choice("on_bad_image", on_bad_image, ("raise", "skip"))
-        for name, value in (("height", height), ("width", width), ("k", k), ("source_k", source_k)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        for name, value in (("p", p), ("source_p", source_p)):
-            if value < 2:
-                raise ValueError(f"{name} must be at least 2, got {value}: a batch with one identity has no negatives")
-        if generated_per_id < 0 or (train_on == "clusters" and generated_per_id >= k):
-            raise ValueError(f"generated_per_id must be 0 to k - 1 = {k - 1}, got {generated_per_id}: some are real")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if num_workers < 0:
-            raise ValueError(f"num_workers must be 0 (load in the main process) or more, got {num_workers}")
-        if not 0 <= erase_probability <= 1:
-            raise ValueError(f"erase_probability must be in [0, 1], got {erase_probability}")
-        if val_source == "train" and val_ids < 2:
-            raise ValueError(f'val_ids must be at least 2 with val_source="train", got {val_ids}: persons to hold out')
-        if val_source != "train" and val_ids:
-            raise ValueError(f'val_ids={val_ids} holds nobody out with val_source="{val_source}"; set it to "train"')
-        if train_on == "clusters" and source_root is not None and Path(source_root).resolve() == Path(root).resolve():
-            raise ValueError(
-                f"source_root={source_root!r} is root itself: the persons of the target would be learnt from; give the "
-                "labelled set of other cameras, or none"
-            )
         self.root, self.source_root = Path(root), None if source_root is None else Path(source_root)
         self.train_on: str = train_on
         self.height, self.width = height, width
@@ -162,6 +155,9 @@ class ReIDDataModule(LightningDataModule):
         self.val_source, self.val_ids = val_source, val_ids
         self.erase_probability, self.source_crop = erase_probability, source_crop
         self.keep_junk, self.on_bad_image, self.demo = keep_junk, on_bad_image, demo
+        self.lr_query, self.lr_factors = lr_query, list(FACTORS if lr_factors is None else lr_factors)
+        self.b, self.pairs, self.hard_pairs = b, pairs, hard_pairs
+        check_options(self)
         held = val_ids if val_source == "train" else 0
         self._split = ReIDSplits(self.root, self.layout, held, seed, keep_junk, on_bad_image == "skip")
         self.mean, self.std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -172,6 +168,8 @@ class ReIDDataModule(LightningDataModule):
         self._test: EvaluationFiles | None = None
         self._labels: NDArray[np.int64] | None = None
         self._loader: ResumableLoader | None = None  # of the labels at hand
+        self._branches: BranchBatches | None = None
+        self.branch_names = list(NAMES) if train_on == "branches" else []
         self.label_source: Callable[[], Tensor | None] | None = None
 
     @cached_property
@@ -179,16 +177,17 @@ class ReIDDataModule(LightningDataModule):
         """Persons that an identity classifier is trained on; the files are listed for it."""
         if self.train_on == "cameras" or (self.train_on == "clusters" and self.source_root is None):
             return 0
-        root = self.root if self.train_on == "ids" else self.source_root
-        layout = self.layout if self.train_on == "ids" else None
+        own = self.train_on != "clusters"
+        root = self.root if own else self.source_root
+        layout = self.layout if own else None
         assert root is not None
         if self.demo and not _begun(root):
-            persons = self._demo(own=self.train_on == "ids").train_ids
+            persons = self._demo(own).train_ids
         elif not _begun(root):  # prepare_data will say so
-            persons = self._layout(own=self.train_on == "ids").counts[TRAIN][1]
+            persons = self._layout(own).counts[TRAIN][1]
         else:
             persons = len(np.unique(without_junk(read_folder(root, TRAIN, layout)).pids))
-        return persons - (self.val_ids if self.train_on == "ids" else 0)
+        return persons - (self.val_ids if own else 0)
 
     @cached_property
     def num_cameras(self) -> int:
@@ -222,7 +221,7 @@ class ReIDDataModule(LightningDataModule):
         refuse_replaced_samplers(self.trainer)
         if stage == "fit" and self._train is None:
             self._train = self._split.train()
-            if self.train_on == "ids":
+            if self.train_on in ("ids", "branches"):
                 require_two_persons(self._train, self._split.where)
             if self.train_on == "clusters" and self.generated_per_id and len(np.unique(self._train.camids)) < 2:
                 raise ValueError(
@@ -232,6 +231,8 @@ class ReIDDataModule(LightningDataModule):
         if stage == "fit" and self._source is None and self.source_root is not None and self.train_on == "clusters":
             self._source = self._split.readable(without_junk(read_folder(self.source_root, TRAIN)))
             require_two_persons(self._source, f"source_root={str(self.source_root)!r}")
+        if self.lr_query and stage != "predict" and (stage == "test" or self.val_source != "none"):
+            rank_zero_info(f"lr_query=True: {protocol(self.layout)}")
         if stage in ("fit", "validate") and self._val is None:
             if self.val_source == "test":
                 rank_zero_info(
@@ -293,6 +294,9 @@ class ReIDDataModule(LightningDataModule):
             return self._camera_loader(train)
         if self.train_on == "ids":
             return self._labelled_loader(train, self.p, self.k)
+        if self.train_on == "branches":
+            loader, self._branches = self._branch_loader(train)
+            return loader
         if self._labels is not None:
             if self._loader is None:  # else the same one: its workers go on
                 self._loader = self._cluster_loader(train, self._labels)
@@ -407,8 +411,7 @@ class ReIDDataModule(LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Turn uint8 into float32 in [0, 1] on the device: a quarter of the bytes to move there."""
-        image = batch["image"]
-        return batch | {"image": image.float() / 255 if image.dtype == torch.uint8 else image}
+        return to_float(batch)
 
     @property
     def bad_images(self) -> list[str]:
@@ -416,61 +419,13 @@ class ReIDDataModule(LightningDataModule):
         return self._split.bad
 
     def summary(self) -> dict[str, float | str | list]:
-        """Number and names of the files that were skipped."""
-        return {"data/bad_images": len(self.bad_images), "data/bad_image_files": self.bad_images}
-
-    def _labelled_loader(self, files: ReIDFiles, p: int, k: int) -> ResumableLoader:
-        labels = np.unique(files.pids, return_inverse=True)[1]
-        columns = {"label": labels, "pid": files.pids}
-        images = TrainingImages(
-            files, self.height, self.width, columns, self.seed, self.source_crop, self.erase_probability
-        )
-        return self._batch_loader(images, PKSampler(labels, p, k, self.seed))
-
-    def _cluster_loader(self, files: ReIDFiles, labels: NDArray[np.int64]) -> ResumableLoader:
-        images = TrainingImages(
-            files, self.height, self.width, {"label": labels}, self.seed, erase_probability=self.erase_probability
-        )
-        if len(np.unique(labels[labels >= 0])) < 2:
-            return self._batch_loader(images, IdleSampler())
-        sampler = AugmentedPKSampler(labels, files.camids, self.p, self.k, self.generated_per_id, self.seed)
-        return self._batch_loader(images, sampler)
-
-    def _batch_loader(self, images: ReIDImages, sampler: ResumableSampler) -> ResumableLoader:
-        options = self._options() | {"batch_size": None, "persistent_workers": self.num_workers > 0}
-        batches = ClassBatches(images, sampler)  # type: ignore[arg-type]  # it asks for batches and len
-        return self._counted(ResumableLoader(batches, sampler=sampler, **options))
-
-    def _camera_loader(self, files: ReIDFiles) -> ResumableLoader:
-        images = CameraImages(files, self.height, self.width, seed=self.seed)
-        options = self._options() | {"persistent_workers": self.num_workers > 0}
-        return self._counted(ResumableLoader(images, sampler=EpochSampler(images, self.seed), **options))
-
-    def _counted(self, loader: ResumableLoader) -> ResumableLoader:
-        loader.trainer = self.trainer
-        return loader
-
-    def _ranking_loader(self, evaluation: EvaluationFiles, persistent: bool = False) -> DataLoader:
-        files = evaluation.query.beside(evaluation.gallery)
-        sizes = [len(part) for part in evaluation]
-        columns = {
-            "pid": files.pids,
-            "index": np.concatenate([np.arange(size) for size in sizes]),
-            "is_query": np.repeat([True, False], sizes),
+        """Number and names of skipped files; sizes of the branches; what figures of degraded queries belong to."""
+        found: dict[str, float | str | list] = {
+            "data/bad_images": len(self.bad_images),
+            "data/bad_image_files": self.bad_images,
         }
-        # person by person: a limit on batches leaves whole persons out, not the gallery
-        order = np.lexsort((~columns["is_query"], files.camids, files.pids, files.pids <= 0))
-        columns = {name: values[order] for name, values in columns.items()}
-        images = ReIDImages(files.take(order), self.height, self.width, columns)
-        loader = self._evaluation_loader(images, persistent_workers=persistent and self.num_workers > 0)
-        loader.in_step = True
-        return loader
-
-    def _evaluation_loader(self, images: ReIDImages, **options: Any) -> EvaluationLoader:
-        return EvaluationLoader(images, sampler=ShardSampler(images), **self._options() | options)
-
-    def _images(self, files: ReIDFiles) -> ReIDImages:
-        return ReIDImages(files, self.height, self.width)
+        found |= {} if self._branches is None else self._branches.summary()
+        return found | ({"data/protocol": protocol(self.layout)} if self.lr_query else {})
 
     def _ready(self, files: Any, stage: str) -> Any:
         if files is None:
@@ -485,14 +440,6 @@ class ReIDDataModule(LightningDataModule):
         """This layout, or the other one, which the source has as long as it is not there."""
         (layout,) = [layout for layout in LAYOUTS if (layout == self.layout) == own]
         return layout
-
-    def _options(self) -> dict[str, Any]:
-        return {**loader_options(self.batch_size, self.num_workers, self.seed)}
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def _begun(root: Path) -> bool:

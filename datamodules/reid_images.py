@@ -145,7 +145,7 @@ class ReIDImages(Dataset[Batch]):
         draws = (
             uniforms(self.draws, self.purpose, self.seed, epochs, numbers) if self.draws else np.empty((len(keys), 0))
         )
-        images = [self.transform(self.picture(row), draws[i]) for i, row in enumerate(positions.tolist())]
+        images = [self.view(row, draws[i]) for i, row in enumerate(positions.tolist())]
         empty = torch.empty((0, 3, self.height, self.width), dtype=torch.uint8)
         rows = torch.from_numpy(positions)
         batch = {"image": torch.stack([to_uint8(image) for image in images]) if images else empty}
@@ -161,6 +161,10 @@ class ReIDImages(Dataset[Batch]):
             return read_rgb(self.files.path(position))
         except BadImageError as error:
             raise BadImageError(f'{error}. Remove the file, or set on_bad_image="skip".') from error
+
+    def view(self, position: int, draws: NDArray[np.float64]) -> Image.Image:
+        """What a batch shows of the picture at a position."""
+        return self.transform(self.picture(position), draws)
 
     def transform(self, image: Image.Image, draws: NDArray[np.float64]) -> Image.Image:
         """Bring a picture to its size."""
@@ -202,7 +206,7 @@ class TrainingImages(ReIDImages):
         """Crop, resize and mirror."""
         if self.crop:
             image = image.crop(body_crop_box(*image.size, draws[:CROP_DRAWS]))
-        return _mirrored(super().transform(image, draws), draws[CROP_DRAWS])
+        return mirrored(super().transform(image, draws), draws[CROP_DRAWS])
 
     def drawn(self, draws: NDArray[np.float64], styles: NDArray[np.int64]) -> Batch:
         """Rectangles and styles."""
@@ -228,10 +232,16 @@ class CameraImages(ReIDImages):
         height, width = round(self.height * 9 / 8), round(self.width * 9 / 8)
         image = image.resize((width, height), Image.Resampling.BILINEAR)
         top, left = int(draws[0] * (height - self.height + 1)), int(draws[1] * (width - self.width + 1))
-        return _mirrored(image.crop((left, top, left + self.width, top + self.height)), draws[2])
+        return mirrored(image.crop((left, top, left + self.width, top + self.height)), draws[2])
 
 
-def _mirrored(image: Image.Image, draw: float) -> Image.Image:
+def mirrored(image: Image.Image, draw: float) -> Image.Image:
+    """The picture, or in half of the draws from [0, 1) its mirror image.
+
+    Example:
+        >>> mirrored(Image.linear_gradient("L").rotate(90), 0.1).getpixel((0, 0))
+        255
+    """
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if draw < 0.5 else image
 
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from lit_methods.bpe_mip.darts_search import DARTSSearch as DARTSSearch
     from lit_methods.bpe_mip.module import BPE as BPE
     from lit_methods.classification import ImageClassifier as ImageClassifier
+    from lit_methods.ddl.comparison import DDLComparison as DDLComparison
+    from lit_methods.ddl.module import DDL as DDL
+    from lit_methods.ddl.recognition import FaceRecognition as FaceRecognition
     from lit_methods.filter_sketch.module import FilterSketch as FilterSketch
     from lit_methods.hrank.module import HRank as HRank
     from lit_methods.inference import Predictor as Predictor

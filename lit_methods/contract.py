@@ -92,8 +92,10 @@ class Described:
         made = frame.f_back  # the constructor
         self.save_hyperparameters(frame=made)  # type: ignore[attr-defined]
         hparams: dict[str, Any] = self.hparams  # type: ignore[attr-defined]
-        for name in inspect.getargs(made.f_code).args[1:]:  # what a subclass hands on, Lightning forgets
-            hparams.setdefault(name, made.f_locals[name])
+        while made.f_code.co_name == "__init__" and made.f_locals.get("self") is self:  # what subclasses hand on, or
+            for name in inspect.getargs(made.f_code).args[1:]:  # leave at its default, Lightning forgets
+                hparams.setdefault(name, made.f_locals[name])
+            made = made.f_back
         for name in [name for name, value in hparams.items() if isinstance(value, nn.Module)]:
             del hparams[name]  # from YAML it is its configuration, which stays
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from PIL import Image
 from torch import Tensor
@@ -171,6 +172,22 @@ def fit_size(image: Tensor, size: Sequence[int] | None) -> Tensor:
     height, width = size[1:]
     resized = tvf.resize(image, [resize_side(max(height, width))], antialias=True)
     return tvf.center_crop(resized, [height, width]).clamp(0, 1)
+
+
+def stretch(image: Tensor, size: Sequence[int] | None) -> Tensor:
+    """The whole image at another height and width: nothing is cut off, proportions change.
+
+    Args:
+        image: (3, H, W) in [0, 1].
+        size: (C, H, W) that comes out; ``None`` leaves the image as it is.
+
+    Example:
+        >>> stretch(torch.rand(3, 300, 400), [3, 256, 128]).shape
+        torch.Size([3, 256, 128])
+    """
+    if size is None or tuple(image.shape[1:]) == tuple(size[1:]):
+        return image
+    return F.interpolate(image[None], list(size[1:]), mode="bilinear", antialias=True)[0].clamp(0, 1)
 
 
 def prepare_inputs(

@@ -32,7 +32,8 @@ class PersonRetrieval(Described, LightningModule):
 
     An evaluation batch has ``image``, ``pid``, ``camid``, ``index`` and ``is_query``. Logs ``val/mAP``, ``val/mINP``,
     ``val/rank1``, ``val/rank5`` and ``val/rank10`` (fractions of 1, all of queries and gallery together, over all
-    processes), the same for ``test``, and in ``summary()`` how many queries had no valid match and were left out.
+    processes), the same for ``test``, and in ``summary()`` how many queries had no valid match and were left out. Where
+    a batch has ``low``, degraded queries are counted by themselves: ``val/low_mAP`` and so on.
 
     ``predict_step`` gives ``features`` (D,) per picture; with a gallery, as ``predict --gallery FOLDER`` gives it,
     ``nearest`` and ``distances`` in its place: the paths of the ``top`` nearest gallery pictures and how far they are.
@@ -88,6 +89,8 @@ class PersonRetrieval(Described, LightningModule):
         self.normalize = Normalize(mean, std)
         ranking = _RerankedRanking if rerank else ReIDRanking
         self.val_ranking, self.test_ranking = ranking(ap=ap), ranking(ap=ap)
+        self.low_ranking = ranking(ap=ap)  # of degraded queries
+        self._has_low = False
         self._invalid: dict[str, float] = {}
         self._gallery: _Gallery | None = None
         if base_checkpoint is not None:
@@ -121,16 +124,24 @@ class PersonRetrieval(Described, LightningModule):
         self.update_ranking(self.test_ranking, batch)
 
     def update_ranking(self, ranking: ReIDRanking, batch: dict[str, Tensor]) -> None:
-        """Add the features of a batch, which may be of length 0, to a metric."""
-        image = batch["image"]
+        """Add the features of a batch, which may be of length 0, to a metric, but not those of degraded queries."""
+        image, query = batch["image"], batch["is_query"]
         features = self(image) if len(image) else image.new_zeros(0, self.model.num_features)
-        ranking.update(features.float(), batch["pid"], batch["camid"], batch["index"], batch["is_query"])
+        columns = (features.float(), batch["pid"], batch["camid"], batch["index"], query)
+        self._has_low = "low" in batch
+        if not self._has_low:
+            ranking.update(*columns)
+            return
+        ranking.update(*(column[~batch["low"]] for column in columns))
+        if ranking is self.val_ranking or ranking is self.test_ranking:
+            self.low_ranking.update(*(column[batch["low"] | ~query] for column in columns))
 
     def on_validation_epoch_end(self) -> None:
         """Rank, unless this is only a trial of the first batches."""
         if not self.trainer.sanity_checking:
             self._log_ranking("val", self.val_ranking)
         self.val_ranking.reset()
+        self.low_ranking.reset()
 
     def on_test_epoch_end(self) -> None:
         """Rank."""
@@ -139,11 +150,14 @@ class PersonRetrieval(Described, LightningModule):
     def on_test_end(self) -> None:
         """Let the features go: callbacks had their look."""
         self.test_ranking.reset()
+        self.low_ranking.reset()
 
     def _log_ranking(self, stage: str, ranking: ReIDRanking) -> None:
         for name, value in ranking.compute().items():
             self.log(f"{stage}/{name}", value, prog_bar=stage == "val" and name == "mAP")
         self._invalid[f"{stage}/invalid_queries"] = ranking.invalid_queries or 0
+        if self._has_low:
+            self.log_dict({f"{stage}/low_{name}": value for name, value in self.low_ranking.compute().items()})
 
     def summary(self) -> dict[str, float | str | list]:
         """Queries of the last evaluations that had no match in another camera, and were left out."""

@@ -74,7 +74,8 @@ def predict(
     else:
         batches = prepare_inputs(files, input_size=module.hparams.get("input_size"), batch_size=_BATCH_SIZE)
     results = _flat(trainer.predict(module, dataloaders=batches)) if files else []
-    paired = files if len(files) == len(results) else []  # e.g. one result per frame of a video
+    own_names = bool(results) and "file" in results[0]  # e.g. the first of two pictures that were compared
+    paired = files if len(files) == len(results) and not own_names else []  # nor one result per frame of a video
     outcome.rows = _write(run_dir, paired, results)
     if paired and hasattr(module, "draw"):
         _draw(module, files, results, run_dir / "pictures")

@@ -1,25 +1,15 @@
 """Re-identification: how well features rank a gallery for each query, over batches and processes."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics.utilities import dim_zero_cat
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lit_methods.functional.ranking import JUNK, QueryRanks, RankingResult, rank_queries
-from lit_methods.metrics.attack import ExactMetric
-
-DTYPES = (
-    torch.float16,
-    torch.bfloat16,
-    torch.float32,
-    torch.float64,
-)  # of features; their places here travel between processes
+from lit_methods.metrics.rows import DTYPES, RowMetric, once
 
 
-class ReIDRanking(ExactMetric):
+class ReIDRanking(RowMetric):
     """CMC, mAP and mINP of single queries against a gallery, by Euclidean distance and the Market-1501 rules.
 
     Features are kept as they come, on their device (``compute_on_cpu=True`` moves them); distances exist for some
@@ -57,6 +47,13 @@ class ReIDRanking(ExactMetric):
 
     higher_is_better = True
     chunk = 256  # queries whose distances exist at a time
+    columns = {
+        "features": None,
+        "pid": torch.int64,
+        "camid": torch.int64,
+        "index": torch.int64,
+        "query": torch.bool,
+    }
     features: list[Tensor] | Tensor
     pid: list[Tensor] | Tensor
     camid: list[Tensor] | Tensor
@@ -72,8 +69,6 @@ class ReIDRanking(ExactMetric):
         self.max_rank, self.ap, self.invalid_as_zero = max_rank, ap, invalid_as_zero
         self.ranks: QueryRanks | None = None
         self.ranking: RankingResult | None = None
-        for name in ("features", "pid", "camid", "index", "query"):
-            self.add_state(name, [], dist_reduce_fx="cat")
 
     @property
     def invalid_queries(self) -> int | None:
@@ -101,19 +96,18 @@ class ReIDRanking(ExactMetric):
                 raise ValueError(f"{name} must be ({len(features)},), as many as features, got {tuple(part.shape)}")
             if name != "is_query" and (part.is_floating_point() or part.dtype == torch.bool):
                 raise ValueError(f"{name} must be whole numbers such as int64, got {part.dtype}")
-        if not len(features):
-            return
-        rows = (features.detach(), pid.long(), camid.long(), index.long(), query)
-        for name, part in zip(self._reductions, rows, strict=True):
-            getattr(self, name).append(part.to(features.device))
+        self.keep(features, pid, camid, index, query)
 
     def compute(self) -> dict[str, Tensor]:
         """``mAP``, ``mINP``, ``rank1``, ``rank5`` and ``rank10``: 0-d float64 fractions of 1."""
         if not len(self.features):
             raise ValueError("ReIDRanking has seen no image; call update with queries and gallery before compute")
-        rows = [dim_zero_cat(getattr(self, name)) for name in self._reductions]
-        features, pid, camid, index, query = rows
-        q, g = (_once(which, pid, camid, index, name) for which, name in ((query, "query"), (~query, "gallery")))
+        features, pid, camid, index, query = self.table()
+        answers = {"pid": pid, "camid": camid}
+        q, g = (
+            once(f"{name} images", index, answers, which.nonzero().squeeze(1))
+            for which, name in ((query, "query"), (~query, "gallery"))
+        )
         g = g[pid[g] != JUNK]
         if not len(q) or not len(g):
             raise ValueError(
@@ -158,38 +152,3 @@ class ReIDRanking(ExactMetric):
             b = part.double() - origin
             out.copy_(torch.addmm(b.square().sum(1), a, b.T, alpha=-2))
         return dist.add_(a.square().sum(1, keepdim=True)).clamp_(min=0).sqrt_()
-
-    def _sync_dist(self, dist_sync_fn: Callable = gather_all_tensors, process_group: Any = None) -> None:
-        """Gather the rows of all processes, also from one that has none: it learns their form first."""
-        have = dim_zero_cat(self.features) if len(self.features) else None
-        form = [-1, -1] if have is None else [have.shape[1], DTYPES.index(have.dtype)]
-        place = self.device if have is None else have.device
-        gathered = dist_sync_fn(torch.tensor(form, device=place), group=process_group or self.process_group)
-        forms = {(width, kind) for width, kind in torch.stack(list(gathered)).tolist() if width >= 0}
-        if len(forms) > 1:
-            found = ", ".join(f"D={width} of {DTYPES[kind]}" for width, kind in sorted(forms))
-            raise ValueError(f"features must have one size and type on all processes, got {found}")
-        if have is None and forms:
-            ((width, kind),) = forms
-            self.features = [torch.empty(0, width, dtype=DTYPES[kind], device=place)]
-            self.query = [torch.empty(0, dtype=torch.bool, device=place)]
-            for name in ("pid", "camid", "index"):
-                setattr(self, name, [torch.empty(0, dtype=torch.int64, device=place)])
-        super()._sync_dist(dist_sync_fn, process_group)
-
-
-def _once(which: Tensor, pid: Tensor, camid: Tensor, index: Tensor, name: str) -> Tensor:
-    """Rows of one side by ascending index, each index once: the first that came."""
-    rows = which.nonzero().squeeze(1)
-    rows = rows[index[rows].argsort(stable=True)]
-    again = index[rows][1:] == index[rows][:-1]
-    before, after = rows[:-1][again], rows[1:][again]
-    differ = (pid[before] != pid[after]) | (camid[before] != camid[after])
-    if differ.any():
-        i = int(differ.nonzero()[0])
-        ids = [(int(pid[row]), int(camid[row])) for row in (before[i], after[i])]
-        raise ValueError(
-            f"index={int(index[before[i]])} of the {name} images came with (pid, camid) {ids[0]} and with {ids[1]}; "
-            "index must be unique within the queries and within the gallery"
-        )
-    return torch.cat([rows[:1], rows[1:][~again]])

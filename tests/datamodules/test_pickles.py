@@ -54,3 +54,59 @@ def test_damaged_files_are_named():
     for damaged in (b"", whole[:20], whole[:-1], b"garbage", b"\x80\x02(."):
         with pytest.raises(ValueError, match="cannot read the pickle 'some/file'"):
             load_arrays(damaged, "some/file")
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize(
+    "value",
+    [np.float32(2.5), np.bool_(True), np.datetime64("2020-01-01"), np.array(["a", "bc"]), np.array([1, None], object)],
+    ids=["float", "bool", "date", "strings", "objects"],
+)
+def test_scalars_and_arrays_of_other_kinds(protocol, value):
+    loaded = load_arrays(pickle.dumps(value, protocol=protocol), "batch")
+    assert type(loaded) is type(value)
+    assert loaded.dtype == value.dtype
+    assert np.array_equal(loaded, value)
+
+
+def test_strings_of_python_2_may_stay_bytes():
+    assert load_arrays(b"\x80\x02U\x02\xe9\xffq\x00.", "batch", encoding="bytes") == b"\xe9\xff"
+
+
+class Forged:
+    """A call and a state of an attacker's choosing."""
+
+    def __init__(self, *parts):
+        self.parts = parts
+
+    def __reduce__(self):
+        return self.parts
+
+
+def forged_dtype(code, fields=None, names=None, size=-1):
+    """A dtype of objects that says of itself, in the last number, that it holds none."""
+    return Forged(np.dtype, (code, False, True), (3, "|", None, names, fields, size, 1 if size > 0 else -1, 0))
+
+
+@pytest.mark.parametrize("protocol", range(2, 6))
+@pytest.mark.parametrize(
+    "dtype", [("O8",), ("V8", {"a": (np.dtype("O"), 0)}, ("a",), 8), ("S8", None, None, 80)], ids=["O", "V", "S"]
+)
+def test_bytes_do_not_pass_for_addresses(protocol, dtype):
+    from numpy._core.multiarray import _reconstruct, scalar
+
+    array = Forged(_reconstruct, (np.ndarray, (0,), b"b"), (1, (1,), forged_dtype(*dtype), False, b"A" * 8))
+    for hostile in (Forged(scalar, (forged_dtype(*dtype), b"A" * 8)), array):
+        with pytest.raises(ValueError, match="asks for a dtype that is not a plain"):
+            load_arrays(pickle.dumps(hostile, protocol=protocol), "batch")  # the ordinary reader's process dies
+
+
+def test_functions_are_not_changed():
+    from numpy._core.numeric import _frombuffer
+
+    hostile = b"cnumpy._core.numeric\n_frombuffer\n" + pickle.dumps({"owned": 1}, protocol=0)[:-1] + b"b."
+    with pytest.raises(ValueError, match="changes a function, but only arrays"):
+        load_arrays(hostile, "batch")
+    assert not hasattr(_frombuffer, "owned")
+    pickle.loads(hostile)
+    assert _frombuffer.__dict__.pop("owned") == 1  # the same bytes do it in the ordinary reader
