@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,15 @@ STATISTICS: dict[str, tuple[list[float], list[float]]] = {
 _PIXELS = 3 * 32 * 32
 
 
+@cache
+def _small_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """All of them, 8 x 8; they come as text, which a run would read three times."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return np.rint(digits.images * (255 / 16)).astype(np.uint8), digits.target.astype(np.int64)
+
+
 def read_digits(train: bool) -> tuple[Tensor, NDArray[np.int64]]:
     """Scikit-learn's digits as 32 x 32 RGB.
 
@@ -105,12 +115,9 @@ def read_digits(train: bool) -> tuple[Tensor, NDArray[np.int64]]:
         >>> tuple(images.shape), labels.dtype
         ((359, 3, 32, 32), dtype('int64'))
     """
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    labels = digits.target.astype(np.int64)
+    pixels, labels = _small_digits()
     rows = stratified_split(labels, 0.2, seed=0)[0 if train else 1]  # 0 always: the test set is the same for everyone
-    small = torch.from_numpy(np.rint(digits.images[rows] * (255 / 16)).astype(np.uint8))
+    small = torch.from_numpy(pixels[rows])
     large = small.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)
     return large[:, None].repeat(1, 3, 1, 1), labels[rows]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,8 +120,29 @@ def duke_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_duke_mtmc(tmp_path_factory.mktemp("duke"), train_ids=7, test_ids=4)
 
 
+@pytest.fixture(scope="session")
+def faces_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small set of drawn faces: 8 persons to train on, 4 and 4 to evaluate on. Do not change its files."""
+    from datamodules.demo import write_faces
+
+    sizes = {"train_ids": 8, "val_ids": 4, "test_ids": 4, "easy": 3, "hard": 3, "probes": 2, "folds": 4, "size": 32}
+    return write_faces(tmp_path_factory.mktemp("faces"), **sizes)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _tiny_networks() -> None:
     from tests.tiny import register
 
     register()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _latency_by_one_pass() -> Iterator[None]:
+    """Runs time each network once, not 22 times, which takes longer than their few training steps."""
+    from callbacks import complexity_logger
+    from lit_methods.functional import measure_latency
+
+    with pytest.MonkeyPatch.context() as patch:
+        once = partial(measure_latency, repeats=1, warmup=0)
+        patch.setattr(complexity_logger, "measure_latency", lambda models, size, repeats: once(models, size))
+        yield

@@ -35,6 +35,8 @@ def monitored(recipe: str) -> str:
     chosen = yaml.safe_load(RECIPES[recipe].read_text("utf-8")).get("checkpoint", {})
     figure = chosen.get("monitor", "val/top1")
     if figure == "epoch":  # the last one is kept; what the test says of it is another matter
+        if recipe.startswith("ddl_faces"):
+            return "test/hard_rank1"
         return "test/reconstruction" if recipe.startswith("camera_stargan") else "test/mAP"
     return figure.replace("val/", "test/")
 
@@ -58,6 +60,7 @@ FIGURES = [
     "genotype_logger.alpha_figure",
     "cluster_report.feature_map_figure",
     "cluster_report.iterations_figure",
+    "similarity_histogram_logger.similarity_figure",
 ]
 
 
@@ -93,7 +96,7 @@ def warm_weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int
 
 @pytest.fixture
 def overrides(
-    cifar10_root, imagenet_root, places365_root, market1501_root, duke_root, warm_weights
+    cifar10_root, imagenet_root, places365_root, market1501_root, duke_root, faces_root, warm_weights
 ) -> Callable[[str], list[str]]:
     """What makes a recipe small enough for a test, without touching what it is about."""
 
@@ -111,6 +114,8 @@ def overrides(
             words += ["--data.root", str(target)]
             if recipe == "ad_cluster":
                 words += ["--data.source_root", str(duke_root), "--data.val_ids", "2"]
+        elif recipe.startswith("ddl"):
+            words += ["--data.root", str(market1501_root if "market1501" in recipe else faces_root)]
         arguments = config["model"]["init_args"]
         if "base_checkpoint" in arguments and "backbone" in arguments:
             words += ["--model.base_checkpoint", warm_weights(arguments["backbone"], 4 if "imagenet" in recipe else 10)]

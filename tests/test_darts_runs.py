@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from lit_methods import DARTSSearch
 from lit_methods.bpe_mip.search_space import Genotype, parse_alpha
 from lit_methods.cli import main
 from tests.left_behind import metrics, read_rows, read_summary, timeless, weights
+from tests.light_supernet import light_operations
 from tests.two_processes import assert_equal_ranks, run
 
 STEPS = 2  # batches per epoch
@@ -42,8 +44,16 @@ def words_of(folder: Path) -> list[str]:
 def whole(tmp_path_factory) -> Path:
     """An uninterrupted run with all its pictures, and a checkpoint after every batch."""
     folder = tmp_path_factory.mktemp("whole")
-    assert main("fit", ["bpe_darts", *words_of(folder / "steps"), "--run_dir", str(folder / "run")]) == 0
+    with light_operations():
+        assert main("fit", ["bpe_darts", *words_of(folder / "steps"), "--run_dir", str(folder / "run")]) == 0
     return folder
+
+
+@pytest.fixture
+def light() -> Iterator[None]:
+    """For tests that go on from that run, or look at what surrounds the supernet."""
+    with light_operations():
+        yield
 
 
 def best_of(run_dir: Path) -> Path:
@@ -88,6 +98,7 @@ def test_both_kinds_of_parameters_have_moved(whole):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("light")
 def test_test_gives_the_same_figures_again(whole, tmp_path):
     words = [*ONE, *RUN, *ALONE, "--ckpt_path", str(best_of(whole / "run"))]
     assert main("test", ["bpe_darts", *words, "--run_dir", str(tmp_path / "tested")]) == 0
@@ -99,6 +110,7 @@ def test_test_gives_the_same_figures_again(whole, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("light")
 def test_predict_asks_the_supernet(whole, tmp_path):
     from PIL import Image
 
@@ -110,13 +122,16 @@ def test_predict_asks_the_supernet(whole, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_supernet_leaves_python(whole, tmp_path):
-    words = ["--ckpt_path", str(whole / "run" / "checkpoints" / "last.ckpt"), "--formats", "onnx"]
+def test_the_supernet_leaves_python(make_trainer, tmp_path):
+    trainer = make_trainer()
+    trainer.strategy.connect(DARTSSearch({"preset": "BPE1", "layers": 3, "channels": 4, "image_size": 8}))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    words = ["--ckpt_path", str(tmp_path / "a.ckpt"), "--formats", "onnx"]
     assert main("export", ["bpe_darts", *words, "--run_dir", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "export" / "classifier.onnx").exists()
 
 
-@pytest.mark.usefixtures("no_figures")
+@pytest.mark.usefixtures("no_figures", "light")
 @pytest.mark.parametrize(
     "batch",
     [
@@ -145,7 +160,7 @@ def test_resume_is_bit_equal(whole, batch, tmp_path):
 # -- many processes ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("no_figures")
+@pytest.mark.usefixtures("no_figures", "light")
 def test_processes_stay_equal(tmp_path):
     words = [*RUN, "--model.unrolled", "true", "--trainer.limit_train_batches", 1, "--trainer.max_epochs", 1, *ALONE]
     many = run("bpe_darts", words, tmp_path / "many", 2)
@@ -174,7 +189,7 @@ class Uneven(CIFARDataModule):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("no_figures")
+@pytest.mark.usefixtures("no_figures", "light")
 def test_uneven_and_empty_batches_do_not_hang(tmp_path):
     words = [
         *RUN,

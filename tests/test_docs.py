@@ -8,13 +8,16 @@ import shlex
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from datamodules.cifar import read_digits
 from datamodules.demo import write_cifar, write_duke_mtmc, write_imagenet, write_market1501
+from datamodules.demo.people import DEMOS, Demo
 from lit_methods.cli import main
 from tests.small_recipes import ONE_PROCESS, SMALL, small_words
 
@@ -41,6 +44,17 @@ def commands(page: Path) -> list[str]:
     text = "\n".join(blocks(page, "console"))
     lines = text.replace("\\\n", " ").splitlines()
     return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_runs():
+    """A third of the digits, half of the people that are drawn; W&B takes seconds to start, and has its own tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(DEMOS, "Market-1501", Demo(partial(write_market1501, train_ids=20, test_ids=6), 20, 3))
+        patch.setitem(DEMOS, "DukeMTMC-reID", Demo(partial(write_duke_mtmc, train_ids=20, test_ids=6), 20, 2))
+        patch.setattr("datamodules.cifar.read_digits", lambda train: tuple(part[::3] for part in read_digits(train)))
+        patch.setenv("WANDB_MODE", "disabled")
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,7 @@ from lit_methods.functional import count_macs
 from tests.left_behind import last_checkpoint, read_summary
 from tests.small_recipes import EMBEDDED, ONE_PROCESS, RECIPES, monitored, without_figures
 
-SMALLEST = [r for r in RECIPES if r.endswith("cifar10_resnet56") and not r.startswith("classifier")]
-CHEAP = {*EMBEDDED, *SMALLEST}  # run by default; the others are marked slow
+CHEAP = {*EMBEDDED, "ppba_cifar10_resnet56"}  # run by default; the others are marked slow, test_docs.py fits some
 PRUNING = ("hrank", "filter_sketch")  # how the names of recipes that prune begin
 DRAWN_ELSEWHERE = {
     "hrank_cifar10_resnet56",

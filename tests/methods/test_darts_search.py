@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -13,9 +14,11 @@ from torch.testing import assert_close
 from callbacks import GenotypeLogger
 from datamodules import CIFARDataModule
 from lit_methods import BPE, DARTSSearch
+from lit_methods.bpe_mip.cells import build_op
 from lit_methods.bpe_mip.darts_search import _check_precision
 from lit_methods.bpe_mip.search_space import Genotype, named_recipe, parse_alpha
 from lit_methods.cli.recipes import find_recipes
+from tests.light_supernet import light_operations
 
 TINY = {"preset": "BPE1", "epochs": 4, "batch_size": 6, "lr": 0.1, "layers": 3, "channels": 4, "image_size": 8}
 STATISTICS = {"mean": [0.3] * 3, "std": [0.4] * 3}
@@ -28,6 +31,12 @@ def half(n: int, seed: int) -> dict[str, torch.Tensor]:
 
 def batch(n: int = 6) -> dict[str, dict[str, torch.Tensor]]:
     return {"weights": half(n, 1), "alphas": half(n, 2)}
+
+
+@pytest.fixture(autouse=True)
+def _light() -> Iterator[None]:
+    with light_operations():
+        yield
 
 
 @pytest.fixture
@@ -268,7 +277,8 @@ def test_a_test_takes_the_recipe_of_the_checkpoint(make_trainer, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_supernet_leaves_python():
+def test_the_supernet_leaves_python(monkeypatch):
+    monkeypatch.setattr("lit_methods.bpe_mip.supernet.build_op", build_op)  # with the real operations
     module = DARTSSearch(TINY).eval()
     graph = module.export_graphs()["classifier"]
     program = torch.export.export(graph.module.eval(), graph.inputs, dynamic_shapes=graph.dynamic_shapes)
