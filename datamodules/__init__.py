@@ -11,7 +11,8 @@ key                    value
 ``pid``, ``camid``     (B,) int64, person and camera, the latter from 0: Market-1501, DukeMTMC-reID; in validation and
                        test with ``is_query`` (B,) bool, and ``index`` counts queries and gallery apart; in training
                        with ``style`` (B,) int64, the camera to translate to or -1, and ``erased`` (B, 4) int64, y0,
-                       x0, y1, x1 in pixels, all 0 for none
+                       x0, y1, x1 in pixels, all 0 for none; with ``lr_query``, in evaluations, ``low`` (B,) bool, a
+                       query that was down-sampled
 ``boxes``              list of (n_i, 4) float32, xyxy in pixels: WIDER FACE
 ``tokens``             (B, L) int64: RefCOCO, with ``box`` (B, 4) and ``mask`` (B, 1, H, W)
 ``template``           (B, 3, s, s), with ``search`` (B, 3, s, s) and ``box`` (B, 4) in search pixels: LaSOT training;
@@ -28,8 +29,9 @@ does one that has finished the classes that ``per_class_batch`` gave it to train
 
 ``CIFARDataModule``, ``ImageNetDataModule`` and ``Places365DataModule`` give ``image``, ``label`` and ``index``. With
 ``split_halves`` a training batch of ``CIFARDataModule`` is two such batches, ``{"weights": batch, "alphas": batch}``;
-one of ``TrialDataModule`` is a job, ``{"jobs": [job]}``; one of ``FaceFolderDataModule`` is a batch for each branch of
-its training set, ``{"easy": batch, "hard": batch}``, with ``image``, ``label`` and ``pair``, and it has a loader for
+one of ``TrialDataModule`` is a job, ``{"jobs": [job]}``; one of ``FaceFolderDataModule``, or of
+``Market1501DataModule`` with ``train_on="branches"``, is a batch for each branch of its training set,
+``{"easy": batch, "hard": batch}``, with ``image``, ``label`` and ``pair``. ``FaceFolderDataModule`` has a loader for
 each evaluation set, where ``index`` is the position in the file of the set.
 
 The names below are imported when they are first used.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,12 +137,14 @@ def _tiny_networks() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _latency_by_one_pass() -> Iterator[None]:
-    """Runs time each network once, not 22 times, which takes longer than their few training steps."""
+def _done_once() -> Iterator[None]:
+    """Hundreds of short runs: each times a network once, not 22 times, and a class is asked for its arguments once."""
     from callbacks import complexity_logger
+    from lit_methods.cli import parsing
     from lit_methods.functional import measure_latency
 
     with pytest.MonkeyPatch.context() as patch:
         once = partial(measure_latency, repeats=1, warmup=0)
         patch.setattr(complexity_logger, "measure_latency", lambda models, size, repeats: once(models, size))
+        patch.setattr(parsing, "signature", cache(parsing.signature))
         yield

@@ -1,4 +1,4 @@
-"""A supernet of the same build whose operations cost little: it has hundreds of them, and most tests look elsewhere."""
+"""DARTS' cells with operations that cost little: a network has hundreds of them, and most tests look elsewhere."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ def light_op(name: str, channels: int, stride: int, affine: bool = True) -> nn.M
 
 @contextmanager
 def light_operations() -> Iterator[None]:
-    """Supernets that are built inside have light operations; ``tests/backbones/test_darts.py`` has the real ones."""
+    """Supernets that are built inside have light operations; ``test_bpe_model.py`` has the real ones."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lit_methods.bpe_mip.supernet.build_op", light_op)
         yield

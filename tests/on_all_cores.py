@@ -23,6 +23,8 @@ LONGEST = [  # first, so that no worker ends with one of them while the others h
     "test_resume.py",
     "test_attack_runs.py",
     "test_nad_runs.py",
+    "test_ad_cluster_runs.py",
+    "test_bpe_runs.py",
 ]
 
 

@@ -96,9 +96,7 @@ def fitted(tmp_path_factory) -> Path:
     """Three small trainings in images of 8 and 16 pixels, and their pictures."""
     folder = tmp_path_factory.mktemp("fitted")
     words = config(folder, "ArchitectureSearch", {"budget": 3, "parallel": 3}, recipe=SMALL | {"epochs": 2})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WANDB_MODE", "offline")
-        assert fit(words, folder / "run", *FEW, "--logger", "wandb") == 0
+    assert fit(words, folder / "run", *FEW) == 0
     return folder / "run"
 
 
@@ -149,15 +147,23 @@ def test_predict_and_export(fitted, tmp_path):
     assert [file["path"] for file in report["files"]] == ["classifier.pt2"]
 
 
-def test_wandb_has_the_pictures(fitted):
-    assert {"search/course", "search/genotype"} <= read_record(fitted).media.keys()
-    assert (fitted / "pictures" / "search_course.png").exists()
+def test_it_leaves_pictures_and_a_table(fitted):
+    pictures = {path.name for path in (fitted / "pictures").iterdir()}
+    assert {"search_course.png", "search_genotype.png"} <= pictures
     assert len(read_rows(fitted / "tables" / "search_evaluations.csv")) == 3
 
 
 def test_the_genotype_is_one_for_bpe(fitted):
     module = BPE(str(fitted / "genotype.json"), recipe=SMALL)
     assert module.genotype.key() == read_summary(fitted)["search/genotype"]
+
+
+@pytest.mark.slow
+def test_wandb_has_the_pictures_of_a_search(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with fake_trials(tmp_path / "calls", noisy):
+        assert fit(search_words(tmp_path), tmp_path / "run", "--logger", "wandb") == 0
+    assert {"search/course", "search/genotype"} <= read_record(tmp_path / "run").media.keys()
 
 
 @pytest.mark.slow

@@ -31,13 +31,15 @@ RUN = [
 ALONE = ["--trainer.callbacks", "callbacks.GenotypeLogger"]
 
 
-def words_of(folder: Path) -> list[str]:
-    every_step = [
+WORDS = [*ONE, *RUN, "--checkpoint.save_top_k", "-1"]
+
+
+def every_step(folder: Path) -> list[str]:
+    return [
         *("--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.every_n_train_steps", "1"),
         *("--trainer.callbacks.save_top_k", "-1", "--trainer.callbacks.filename", "{step}"),
         *("--trainer.callbacks.dirpath", str(folder)),
     ]
-    return [*ONE, *RUN, *every_step, "--checkpoint.save_top_k", "-1"]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,8 @@ def whole(tmp_path_factory) -> Path:
     """An uninterrupted run with all its pictures, and a checkpoint after every batch."""
     folder = tmp_path_factory.mktemp("whole")
     with light_operations():
-        assert main("fit", ["bpe_darts", *words_of(folder / "steps"), "--run_dir", str(folder / "run")]) == 0
+        words = [*WORDS, *every_step(folder / "steps"), "--run_dir", str(folder / "run")]
+        assert main("fit", ["bpe_darts", *words]) == 0
     return folder
 
 
@@ -148,8 +151,7 @@ def test_resume_is_bit_equal(whole, batch, tmp_path):
     for name in ("checkpoints/last.ckpt", "summary.json", "genotype.json"):
         (runs / name).unlink()
     checkpoint = str(runs / "checkpoints" / "from.ckpt")
-    words = [*words_of(tmp_path / "steps"), "--run_dir", str(runs), "--ckpt_path", checkpoint]
-    assert main("fit", ["bpe_darts", *words]) == 0
+    assert main("fit", ["bpe_darts", *WORDS, "--run_dir", str(runs), "--ckpt_path", checkpoint]) == 0
     assert_close(weights(runs), weights(whole / "run"), rtol=0, atol=0)
     assert metrics(runs) == metrics(whole / "run")
     assert timeless(read_summary(runs)) == timeless(read_summary(whole / "run"))

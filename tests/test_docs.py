@@ -16,9 +16,10 @@ import pytest
 from PIL import Image
 
 from datamodules.cifar import read_digits
-from datamodules.demo import write_cifar, write_duke_mtmc, write_imagenet, write_market1501
+from datamodules.demo import write_cifar, write_duke_mtmc, write_faces, write_imagenet, write_market1501
 from datamodules.demo.people import DEMOS, Demo
 from lit_methods.cli import main
+from tests.light_supernet import light_op
 from tests.small_recipes import ONE_PROCESS, SMALL, small_words
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,6 +32,8 @@ QUICK = {
     "export": ["--formats", "torch"],  # ONNX takes three times as long, and has its own tests
     "doctor": ["--trainer.accelerator", "cpu"],
 }
+FACES = {"train_ids": 6, "val_ids": 4, "test_ids": 4, "easy": 3, "hard": 2, "probes": 2, "folds": 4, "size": 32}
+TINY = {("fit", "nad"): ["--model.model", "tiny"]}  # what is trained is then exported, too
 ASKS = {"--list", "--help", "--print_config"}  # answered without a run
 
 pytestmark = pytest.mark.usefixtures("no_figures")  # test_recipes.py draws those of the same recipes
@@ -48,11 +51,14 @@ def commands(page: Path) -> list[str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _short_runs():
-    """A third of the digits, half of the people that are drawn; W&B takes seconds to start, and has its own tests."""
+    """Fewer digits, drawn people and faces, lighter cells; W&B takes seconds to start, and has its own tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(DEMOS, "Market-1501", Demo(partial(write_market1501, train_ids=20, test_ids=6), 20, 3))
         patch.setitem(DEMOS, "DukeMTMC-reID", Demo(partial(write_duke_mtmc, train_ids=20, test_ids=6), 20, 2))
+        patch.setattr("datamodules.face_folder.write_faces", partial(write_faces, **FACES))
+        patch.setattr("datamodules.face_folder.DEMO_IDENTITIES", FACES["train_ids"])
         patch.setattr("datamodules.cifar.read_digits", lambda train: tuple(part[::3] for part in read_digits(train)))
+        patch.setattr("lit_methods.bpe_mip.cell_network.build_op", light_op)
         patch.setenv("WANDB_MODE", "disabled")
         yield
 
@@ -65,6 +71,7 @@ def folder(tmp_path_factory, warm_weights):
     write_imagenet(folder / "data" / "imagenet")
     write_market1501(folder / "data" / "Market-1501-v15.09.15", train_ids=6, test_ids=3)
     write_duke_mtmc(folder / "data" / "DukeMTMC-reID", train_ids=6, test_ids=3)
+    write_faces(folder / "data" / "faces", **FACES)
     (folder / "pictures").mkdir()
     for i in range(3):
         Image.fromarray(np.full((40, 30, 3), 80 * i, np.uint8)).save(folder / "pictures" / f"{i}.png")
@@ -81,7 +88,8 @@ def done() -> set[str]:
 def run(command: str) -> None:
     words = shlex.split(command)
     entry = words[2].removeprefix("lit_methods.")
-    small = [] if ASKS & set(words) else [*QUICK[entry], *small_words(words[3] if len(words) > 3 else "")]
+    recipe = words[3] if len(words) > 3 else ""
+    small = [] if ASKS & set(words) else [*QUICK[entry], *small_words(recipe), *TINY.get((entry, recipe), [])]
     assert main(entry, [*words[3:], *small]) == 0, command
 
 

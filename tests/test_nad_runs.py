@@ -30,6 +30,7 @@ FIRST = [
     *("--checkpoint.monitor", "val/kept_ratio", "--checkpoint.mode", "min"),  # so short a training knows no class
 ]
 GATES = "gates.npz"
+DRAWN = ("similarity", "kept_ratio", "paths", "hit_rate", "mosaic", "confusion")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,14 +51,15 @@ def trained(tmp_path_factory) -> list[str]:
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory, trained) -> Path:
-    """A run with all its pictures, and W&B."""
+    """A run with all its pictures."""
     folder = tmp_path_factory.mktemp("fitted") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WANDB_MODE", "offline")
-        words = [*ONE, *RUN, *trained, *small_words("nad"), "--trainer.max_epochs", "2", "--logger", "wandb"]
-        words += ["--model.classifier_epochs", "0", "--data.num_test_images", "60"]
-        assert main("fit", ["nad", *words, "--run_dir", str(folder)]) == 0
+    assert main("fit", ["nad", *pictured(trained), "--run_dir", str(folder)]) == 0
     return folder
+
+
+def pictured(trained: list[str]) -> list[str]:
+    words = [*ONE, *RUN, *trained, *small_words("nad"), "--trainer.max_epochs", "2"]
+    return [*words, "--model.classifier_epochs", "0", "--data.num_test_images", "60"]
 
 
 def test_a_run_leaves_figures_pictures_gates_and_tables(fitted):
@@ -66,7 +68,7 @@ def test_a_run_leaves_figures_pictures_gates_and_tables(fitted):
         assert 0 <= summary[f"test/{name}"] <= 1
     assert 0 <= summary["nad/diversity"] <= 1
     pictures = {path.name for path in (fitted / "pictures").iterdir()}
-    assert {f"nad_{name}.png" for name in ("similarity", "kept_ratio", "paths", "hit_rate", "mosaic")} <= pictures
+    assert {f"nad_{name}.png" for name in DRAWN} <= pictures
     with np.load(fitted / GATES) as gates:
         assert gates["body.relu1"].shape == (10, 8)
         assert gates["class_ids"].tolist() == list(range(10))
@@ -79,10 +81,12 @@ def test_a_run_leaves_figures_pictures_gates_and_tables(fitted):
     assert steps in (STEPS, 2 * STEPS)  # as many as the best epoch has seen
 
 
-def test_wandb_has_the_pictures(fitted):
-    media = read_record(fitted).media
-    names = ("similarity", "kept_ratio", "paths", "hit_rate", "mosaic", "confusion")
-    assert {f"nad/{name}" for name in names} <= media.keys()
+@pytest.mark.slow
+def test_wandb_has_the_pictures(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    words = [*pictured(trained), "--logger", "wandb", "--run_dir", str(tmp_path / "run")]
+    assert main("fit", ["nad", *words]) == 0
+    assert {f"nad/{name}" for name in DRAWN} <= read_record(tmp_path / "run").media.keys()
 
 
 def test_test_gives_the_same_figures_again(fitted, tmp_path):
@@ -134,18 +138,20 @@ def test_a_classes_sub_architecture_leaves_python(fitted, tmp_path):
 def whole(tmp_path_factory) -> Path:
     """An uninterrupted run that first trains its network, with a checkpoint after every step."""
     folder = tmp_path_factory.mktemp("whole")
-    assert main("fit", ["nad", *words_of(folder / "steps"), "--run_dir", str(folder / "run")]) == 0
+    assert main("fit", ["nad", *WORDS, *every_step(folder / "steps"), "--run_dir", str(folder / "run")]) == 0
     return folder
 
 
-def words_of(folder: Path) -> list[str]:
-    analysis = ["--trainer.callbacks", "callbacks.SubArchitectureAnalysis", "--trainer.callbacks.history", "true"]
-    every_step = [
+ANALYSIS = ["--trainer.callbacks", "callbacks.SubArchitectureAnalysis", "--trainer.callbacks.history", "true"]
+WORDS = [*ONE, *RUN, *FIRST, *ANALYSIS]
+
+
+def every_step(folder: Path) -> list[str]:
+    return [
         *("--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.every_n_train_steps", "1"),
         *("--trainer.callbacks.save_top_k", "-1", "--trainer.callbacks.filename", "{step}"),
         *("--trainer.callbacks.dirpath", str(folder)),
     ]
-    return [*ONE, *RUN, *FIRST, *analysis, *every_step]
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -165,8 +171,7 @@ def test_resume_is_bit_equal(whole, step, tmp_path):
     for name in ("checkpoints/last.ckpt", "summary.json", GATES):
         (runs / name).unlink()
     checkpoint = str(runs / "checkpoints" / f"step={step}.ckpt")
-    words = [*words_of(tmp_path / "steps"), "--run_dir", str(runs), "--ckpt_path", checkpoint]
-    assert main("fit", ["nad", *words]) == 0
+    assert main("fit", ["nad", *WORDS, "--run_dir", str(runs), "--ckpt_path", checkpoint]) == 0
     assert_close(weights(runs), weights(whole / "run"), rtol=0, atol=0)
     assert metrics(runs) == metrics(whole / "run")
     assert timeless(read_summary(runs)) == timeless(read_summary(whole / "run"))

@@ -87,11 +87,13 @@ def test_recipe_fits_tests_and_resumes(recipe, overrides, tmp_path, capsys):
 
     (state,) = (state for key, state in checkpoint["callbacks"].items() if key.startswith("RunCheckpoint"))
     tested, best = tmp_path / "tested", state["best_model_path"]
-    assert main("test", [recipe, "--run_dir", str(tested), "--ckpt_path", best, *words]) == 0
+    with without_figures():  # the fit has drawn them
+        assert main("test", [recipe, "--run_dir", str(tested), "--ckpt_path", best, *words]) == 0
     assert read_summary(tested)[figure] == summary[figure]
 
     resume = ["--ckpt_path", "last", "--trainer.max_epochs", "3", "--run_dir", str(run)]
-    assert main("fit", [recipe, *resume, *words]) == 0
+    with without_figures():
+        assert main("fit", [recipe, *resume, *words]) == 0
     checkpoint = last_checkpoint(run)
     assert checkpoint["epoch"] == 2
     if recipe.startswith(PRUNING):
@@ -172,6 +174,16 @@ def test_the_embedded_adaptation_learns_without_labels(tmp_path, monkeypatch):
     summary = read_summary(tmp_path / "run")
     assert summary["test/mAP"] >= summary["test/mAP_direct"] + 0.15  # 0.10 with shuffled labels
     assert summary["cluster/purity"] >= 0.85  # 0.18 with these
+
+
+@pytest.mark.slow
+def test_the_embedded_distillation_helps_hard_faces(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where the drawn faces go
+    assert main("fit", ["ddl", "--run_dir", str(tmp_path / "run"), "--trainer.accelerator", "cpu"]) == 0
+    summary = read_summary(tmp_path / "run")
+    assert summary["test/hard_rank1"] >= summary["test/hard_rank1_baseline"] + 0.03  # 0 with ddl_weight 0
+    assert summary["test/easy_rank1"] >= 0.8  # the teacher did not drift
+    assert summary["similarity/overlap_hard_after"] < summary["similarity/overlap_hard_baseline"]
 
 
 def test_a_corrupt_picture_in_the_middle_is_one_line(imagenet_root, tmp_path, capsys):

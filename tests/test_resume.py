@@ -1,9 +1,10 @@
 """A run that was stopped and resumed equals one that was not: bit-equal weights, the same metrics, the same plan."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch.testing import assert_close
 
 from lit_methods.cli import main
 from tests.left_behind import last_checkpoint, metrics, read_summary, timeless, weights
-from tests.stops import AT_EPOCH, EVERY_STOP, STEPS
+from tests.stops import AT_EPOCH, STEPS, STOPS
 
 RUN = [
     *("--model.backbone", "tiny", "--trainer.max_epochs", "4", "--trainer.limit_train_batches", str(STEPS)),
@@ -60,8 +61,15 @@ def whole(whole_runs: Callable[..., Path]) -> Path:
     return whole_runs("hrank")
 
 
-@pytest.mark.parametrize("recipe", PRUNING)
-@EVERY_STOP
+def stops_of_both() -> Iterator[Any]:
+    """By default those of one recipe, and of the other where its surgery is; the rest is the same code."""
+    for recipe in PRUNING:
+        for name, step in STOPS.items():
+            slow = recipe != "hrank" and "pruning" not in name
+            yield pytest.param(recipe, step, id=f"{name}-{recipe}", marks=[pytest.mark.slow] if slow else [])
+
+
+@pytest.mark.parametrize(("recipe", "step"), stops_of_both())
 def test_resume_in_place_is_bit_equal(whole_runs, recipe, step, tmp_path):
     whole, run = whole_runs(recipe), tmp_path / "run"
     shutil.copytree(whole / "run", run)
@@ -92,12 +100,12 @@ def test_resume_elsewhere_keeps_the_best_score(whole, tmp_path):
     assert all("epoch=0" not in path and "epoch=1" not in path for path in ours["best_k_models"])  # dense ones are gone
 
 
-@pytest.mark.parametrize("step", [10, 14, 20])
+@pytest.mark.parametrize("step", [14, *(pytest.param(step, marks=pytest.mark.slow) for step in (10, 20))])
 def test_layerwise_resumes_in_the_middle_of_a_stage(whole_runs, tmp_path, step):
     """Stages at epochs 1, 3 and 5: the best weights of a running stage travel in the checkpoint."""
     whole = whole_runs("hrank", layerwise=True)
     resume = ["--run_dir", str(tmp_path / "resumed"), "--ckpt_path", str(whole / "steps" / f"step={step}.ckpt")]
-    assert main("fit", [*words(tmp_path / "again", layerwise=True), *resume]) == 0
+    assert main("fit", [*words(layerwise=True), *resume]) == 0
     assert_close(weights(tmp_path / "resumed"), weights(whole / "run"), rtol=0, atol=0)
 
 

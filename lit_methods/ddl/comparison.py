@@ -240,6 +240,8 @@ def compared(found: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """
     figures: dict[str, Tensor] = {}
     for name in found[0]:
+        if name.endswith("_std"):  # of accuracies over folds: not what is compared
+            continue
         for suffix, part in (("", found[::2]), ("_baseline", found[1::2])):
             values = torch.stack([one[name].double() for one in part])
             figures[f"{name}{suffix}"] = values.mean()

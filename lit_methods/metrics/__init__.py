@@ -10,6 +10,7 @@ from lit_methods.metrics.attack import (
 )
 from lit_methods.metrics.pruning import RankScore
 from lit_methods.metrics.reid import ReIDRanking
+from lit_methods.metrics.verification import PairVerificationAccuracy, Rank1Identification, TARAtFAR
 
 __all__ = [
     "AttackSuccessRate",
@@ -17,7 +18,10 @@ __all__ = [
     "MeanDistance",
     "MeanQueries",
     "MedianQueries",
+    "PairVerificationAccuracy",
+    "Rank1Identification",
     "RankScore",
     "ReIDRanking",
     "SuccessAUC",
+    "TARAtFAR",
 ]

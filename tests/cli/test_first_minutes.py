@@ -211,7 +211,7 @@ def test_items_of_lists_are_counted_in_files_alone(command):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ("--data ImageFolder", "data='ImageFolder': no such class; there are CIFARDataModule, DukeMTMCDataModule"),
+        ("--data ImageFolder", "data='ImageFolder': no such class; did you mean FaceFolderDataModule?"),
         ("--data HRank", "data='HRank': not a LightningDataModule"),
         ("--data PPBB", "data='PPBB': no such class; there are CIFARDataModule, DukeMTMCDataModule"),
         ("--model.help CIFARDataModul", "model.help='CIFARDataModul': no such class; there are ADCluster, BPE, "),
