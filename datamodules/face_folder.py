@@ -76,6 +76,7 @@ class FaceFolderDataModule(LightningDataModule):
         val_sets: name to file or folder of each set to validate on, from ``root``: a ``.bin`` verification file, a
             ``.txt`` of pairs as LFW's, a ``.csv`` with path, label and group, or a folder of SCface. ``None`` is none.
         test_sets: the same for testing.
+        in_memory: keep training pictures once they were read, resized; for sets that fit, in each worker process.
         on_bad_image: ``raise`` stops at a training picture that cannot be read and names it. ``skip`` reads all once at
             the beginning, warns, and goes on without those that are broken (:attr:`bad_images`, :meth:`summary`).
             Evaluation always stops.
@@ -123,6 +124,7 @@ class FaceFolderDataModule(LightningDataModule):
         seed: int = 0,
         val_sets: dict[str, str] | None = None,
         test_sets: dict[str, str] | None = None,
+        in_memory: bool = False,
         on_bad_image: Literal["raise", "skip"] = "raise",
         demo: bool = False,
     ) -> None:
@@ -151,7 +153,7 @@ class FaceFolderDataModule(LightningDataModule):
             stage: {name: self.root / place for name, place in (sets or {}).items()}
             for stage, sets in (("val", val_sets), ("test", test_sets))
         }
-        self.on_bad_image, self.demo = on_bad_image, demo
+        self.in_memory, self.on_bad_image, self.demo = in_memory, on_bad_image, demo
         self.mean, self.std = [0.5] * 3, [0.5] * 3
         self.input_size = [3, image_size, image_size]
         self.bad_images: list[str] = []
@@ -308,7 +310,8 @@ class FaceFolderDataModule(LightningDataModule):
 
     def _views(self) -> FaceViews:
         split = self._training()
-        return FaceViews(split.root, split.names, self.image_size, self.seed, self._how.hard_scales or ())
+        scales = self._how.hard_scales or ()
+        return FaceViews(split.root, split.names, self.image_size, self.seed, scales, self.in_memory)
 
     def _read_sets(self, stage: str) -> None:
         if stage not in self._sets:

@@ -166,6 +166,8 @@ def _values(line: TextLine, places: dict[str, int]) -> tuple[str, str, str]:
     for name, value in zip(COLUMNS, (file, label, group), strict=True):
         if not value:
             raise line.fault(f"{name} is empty")
+    if group == "mean":
+        raise line.fault("group 'mean' is what the mean of all groups is called; name it otherwise")
     return file, label, group
 
 

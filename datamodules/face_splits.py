@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -226,8 +226,10 @@ def _require_apart(parts: list[FaceFiles]) -> None:
 
 
 def _whole_paths(files: FaceFiles) -> Iterator[str]:
-    base = os.path.abspath(files.root)
-    return (os.path.normpath(os.path.join(base, os.fsdecode(name))) for name in files.names.tolist())
+    real = cache(os.path.realpath)  # of folders: links may lead to the same one, and there are many files in each
+    for name in files.names.tolist():
+        folder, file = os.path.split(os.path.join(files.root, os.fsdecode(name)))
+        yield os.path.join(real(folder), file)
 
 
 def _require_own_names(parts: list[FaceFiles]) -> None:

@@ -34,15 +34,23 @@ class FaceViews:
         image_size: side of the square, in pixels.
         seed: decides the views, together with the epoch and the number.
         scales: factors of the copies, which are of ``image_size``, not of the stored picture; empty: there are none.
+        in_memory: keep the resized pictures once they were read, in each process that reads.
 
     Source:
         DDL, arXiv 2002.03662, official code: horizontal flip alone. The copies are ours.
     """
 
     def __init__(
-        self, root: Path, names: NDArray[np.bytes_], image_size: int, seed: int = 0, scales: Sequence[int] = ()
+        self,
+        root: Path,
+        names: NDArray[np.bytes_],
+        image_size: int,
+        seed: int = 0,
+        scales: Sequence[int] = (),
+        in_memory: bool = False,
     ) -> None:
         self.root, self.names, self.image_size, self.seed, self.scales = root, names, image_size, seed, list(scales)
+        self._kept: dict[int, Image.Image] | None = {} if in_memory else None
 
     def __call__(self, positions: NDArray[np.int64], epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> Tensor:
         """Fetch pictures.
@@ -98,10 +106,18 @@ class FaceViews:
             return False
         return True
 
-    def _view(self, position: int, flip: float, scale: float) -> Image.Image:
+    def _sized(self, row: int) -> Image.Image:
+        if self._kept is not None and row in self._kept:
+            return self._kept[row]
         side = (self.image_size, self.image_size)
-        image = self.picture(position)
+        image = self.picture(row)
         image = image if image.size == side else image.resize(side, Image.Resampling.BILINEAR)
+        if self._kept is not None:
+            self._kept[row] = image
+        return image
+
+    def _view(self, position: int, flip: float, scale: float) -> Image.Image:
+        image = self._sized(position % len(self.names))
         if position >= len(self.names):
             image = low_resolution(image, self.scales[int(scale * len(self.scales))])
         return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip < 0.5 else image

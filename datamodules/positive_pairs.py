@@ -54,6 +54,8 @@ class Branch:
     sources: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
+        if "/" in self.name:
+            raise ValueError(f"branch {self.name!r}: a name is part of log keys and must not have a slash; rename it")
         if not len(self.positions):
             raise ValueError(f"branch {self.name!r} has no pictures; take it away or give it some")
         self._require_labels("positions", self.positions, "labels", self.labels)

@@ -107,7 +107,7 @@ class ReIDDataModule(ReIDLoaders):
     Attributes:
         num_classes: persons that an identity classifier is trained on, those of ``root`` with ``"ids"`` and
             ``"branches"``, those of ``source_root`` with ``"clusters"``; else 0.
-        branch_names: ``["easy", "hard"]`` with ``"branches"``, else empty.
+        branch_names: ``["easy", "hard"]`` with ``"branches"`` (without ``lr_factors`` the first alone), else empty.
         num_cameras: of the training pictures: their highest camera number.
         label_source: asked by ``train_dataloader`` for the pseudo-labels of the epoch at hand, if it is there;
             ``PseudoLabelClustering`` puts it there for a fit.
@@ -169,7 +169,7 @@ class ReIDDataModule(ReIDLoaders):
         self._labels: NDArray[np.int64] | None = None
         self._loader: ResumableLoader | None = None  # of the labels at hand
         self._branches: BranchBatches | None = None
-        self.branch_names = list(NAMES) if train_on == "branches" else []
+        self.branch_names = NAMES[: 1 + bool(self.lr_factors)] if train_on == "branches" else []
         self.label_source: Callable[[], Tensor | None] | None = None
 
     @cached_property

@@ -88,7 +88,7 @@ class BranchPictures:
         files: N training pictures.
         height: in pixels.
         width: in pixels.
-        factors: one of these is drawn.
+        factors: one of these is drawn; empty: there are no copies.
         seed: decides the augmentation, together with the epoch and the number.
         crop: take a random upright window first.
 
@@ -121,7 +121,7 @@ class BranchPictures:
 
 
 def branch_batches(pictures: BranchPictures, b: int, pairs: bool, hard_pairs: str) -> BranchBatches:
-    """Batches of easy pictures and of hard copies of the same ones; classes are the persons, counted from 0.
+    """Batches of easy pictures and of hard copies of the same ones, if there are factors; classes are the persons.
 
     Args:
         pictures: of both.
@@ -139,4 +139,4 @@ def branch_batches(pictures: BranchPictures, b: int, pairs: bool, hard_pairs: st
     mixed = {"partners": both, "partner_labels": np.tile(labels, 2)} if hard_pairs == "mixed" else {}
     easy = Branch(NAMES[0], rows, labels, sources=sources)
     hard = Branch(NAMES[1], rows + len(rows), labels, sources=sources, **mixed)
-    return BranchBatches(pictures, [easy, hard], b, pairs, pictures.seed)
+    return BranchBatches(pictures, [easy, hard] if pictures.factors else [easy], b, pairs, pictures.seed)

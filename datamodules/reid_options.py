@@ -44,8 +44,8 @@ def check_options(data: ReIDDataModule) -> None:
         raise ValueError(f"num_workers must be 0 (load in the main process) or more, got {data.num_workers}")
     if not 0 <= data.erase_probability <= 1:
         raise ValueError(f"erase_probability must be in [0, 1], got {data.erase_probability}")
-    if not data.lr_factors or min(data.lr_factors) < 1:
-        raise ValueError(f"lr_factors must be one or more numbers from 1 up, got {data.lr_factors}")
+    if min(data.lr_factors, default=1) < 1:
+        raise ValueError(f"lr_factors must be numbers from 1 up, or empty for no hard branch, got {data.lr_factors}")
     _check_evaluation(data)
     if (
         data.train_on == "clusters"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Literal
 
@@ -36,7 +37,8 @@ class DDLComparison(DDL):
     equal; from then on both learn from all images of a batch, one of them with ``ddl_weight``. A seed decides the first
     weights; the order of the data is that of the run.
 
-    Every figure of evaluations is the mean over the seeds, such as ``test/hard_rank1`` of DDL and
+    Both draw the same random numbers, such as those of dropout. Every figure of evaluations, but for the spread of an
+    accuracy over folds, is the mean over the seeds, such as ``test/hard_rank1`` of DDL and
     ``test/hard_rank1_baseline`` of the control, with their sample standard deviations ``test/hard_rank1_std`` and
     ``test/hard_rank1_baseline_std``. ``test/rank1_of_both`` is the mean of all rank-1 rates of both: a checkpoint that
     it chooses favours neither. ``predict`` and ``export`` use the network of the first seed that was trained by DDL.
@@ -55,7 +57,8 @@ class DDLComparison(DDL):
         scale: likewise.
         margin: likewise.
         lr: learning rate of the fine-tuning.
-        milestones: epochs after which it is multiplied by ``lr_factor``, counted from the first epoch of the run.
+        milestones: epochs after which it is multiplied by ``lr_factor``, counted from the first epoch of the
+            fine-tuning.
         lr_factor: see there.
         weight_decay: as in ``DDL``.
         mean: likewise.
@@ -156,11 +159,11 @@ class DDLComparison(DDL):
         if self.current_epoch < self.hparams["pretrain_epochs"]:
             names = names[:1]
             batch = {name: {key: value for key, value in batch[name].items() if key != "pair"} for name in names}
-        weights = (self.hparams["ddl_weight"], 0.0)
-        found = [
-            self.losses(model, heads, batch, names, weights[number % 2])
-            for number, (model, heads) in enumerate(self.learners)
-        ]
+        found = []
+        for number, (model, heads) in enumerate(self.learners):
+            control = number % 2 == 1
+            with nullcontext() if control else self._draws_again():
+                found.append(self.losses(model, heads, batch, names, 0.0 if control else self.hparams["ddl_weight"]))
         means = {key: torch.stack([parts[key].detach() for parts, _ in found[::2]]).mean() for key in found[0][0]}
         for key in means.copy():
             if key.startswith("gap_"):
@@ -172,11 +175,25 @@ class DDLComparison(DDL):
             "baseline": similarities(names, found[1][1]),
         }
 
+    def _draws_again(self) -> AbstractContextManager[None]:
+        """Leave random numbers, such as those of dropout, as they were: the control draws the same."""
+        return torch.random.fork_rng([self.device] if self.device.type == "cuda" else [])
+
+    def on_fit_start(self) -> None:
+        """Refuse to clip gradients: it would be by all networks together."""
+        if not self.hparams["pretrain_epochs"]:
+            super().on_fit_start()
+        if self.trainer.gradient_clip_val:
+            raise ValueError(
+                f"gradient_clip_val={self.trainer.gradient_clip_val} would clip by the gradients of all networks "
+                "together, those of DDL and of their controls; leave it out"
+            )
+
     def rate(self, epoch: int) -> float:
         """Factor on ``lr`` in an epoch."""
         if epoch < self.hparams["pretrain_epochs"]:
             return self.hparams["pretrain_lr"] / self.hparams["lr"]
-        return super().rate(epoch)
+        return super().rate(epoch - self.hparams["pretrain_epochs"])
 
     # -- evaluation ---------------------------------------------------------------------------------------------------
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+from torchmetrics import Metric
 
 from lit_methods.metrics.reid import ReIDRanking
 from lit_methods.metrics.verification import PairVerificationAccuracy, Rank1Identification, TARAtFAR
 
 Embed = Callable[[Tensor], Tensor]  # images (B, 3, H, W) to unit vectors (B, D), also for B = 0
+
+FOLDS = 10  # of pairs whose list names none to choose thresholds by
 
 
 class EvaluationFigures:
@@ -20,16 +23,21 @@ class EvaluationFigures:
 
     The keys of a batch say what its set is:
 
-    - ``pair``: two faces each, the same person or not. ``<set>_accuracy`` (10 folds), ``<set>_accuracy_std`` over them,
-      ``<set>_threshold`` (squared distance of unit vectors), and ``<set>_tar@<far>``;
-    - ``group``: a gallery and groups of probes. ``<group>_rank1``, and their mean ``<set>_rank1``;
+    - ``pair``: two faces each, the same person or not. ``<set>_accuracy`` (over the folds of its list, ten where it has
+      one), ``<set>_accuracy_std`` over them, ``<set>_threshold`` (squared distance of unit vectors), and
+      ``<set>_tar@<far>``;
+    - ``group``: a gallery and groups of probes. ``<group>_rank1``, with ``<set>_`` in front where several sets have a
+      gallery, and their mean ``<set>_rank1``;
     - ``pid``: persons in several cameras. ``mAP``, ``mINP``, ``rank1``, ``rank5``, ``rank10``; where the queries come
       down-sampled besides (``low``), the same with ``low_`` in front.
 
     Args:
-        sets: in the order of the loaders, with ``name`` and ``groups`` (names of the groups of probes); those of
-            persons need none.
+        sets: in the order of the loaders, with ``name``, ``kind`` (``"pairs"`` or ``"probes"``) and ``groups`` (names
+            of the groups of probes); sets of persons need none.
         fars: false accept rates of ``tar@``.
+
+    Raises:
+        ValueError: two figures would have one name.
 
     Example:
         >>> same = torch.tensor([True, False] * 5)
@@ -44,7 +52,33 @@ class EvaluationFigures:
 
     def __init__(self, sets: Sequence[Any] = (), fars: Sequence[float] = ()) -> None:
         self.sets, self.fars = list(sets), list(fars)
+        self._galleries = sum(one.kind == "probes" for one in self.sets)
+        names = [name for one in self.sets for name in self._known(one).names]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(
+                f"evaluation sets {', '.join(one.name for one in self.sets)} give {', '.join(twice)} twice: a set and "
+                "its groups need names of their own; name the set otherwise"
+            )
         self._parts: dict[int, Pairs | Probes | Persons] = {}
+
+    def _known(self, one: Any) -> Pairs | Probes:
+        if one.kind == "pairs":
+            return Pairs(one.name, self.fars, one.folds if one.folds > 1 else FOLDS)
+        return Probes(one.name, one.groups, f"{one.name}_" if self._galleries > 1 else "")
+
+    def _part(self, batch: dict[str, Any], number: int) -> Pairs | Probes | Persons:
+        if number < len(self.sets):
+            return self._known(self.sets[number])
+        if "pair" in batch:
+            return Pairs(f"set{number}", self.fars, FOLDS)
+        if "group" in batch:
+            return Probes(f"set{number}", ("probes",), "")
+        if "pid" in batch:
+            return Persons()
+        raise ValueError(
+            f"an evaluation batch has keys {', '.join(batch)}; it needs pair and same, or label and group, or pid and "
+            "is_query"
+        )
 
     def update(self, batch: dict[str, Any], embed: Embed, dataloader_idx: int = 0) -> None:
         """Add a batch, which may be of length 0.
@@ -58,22 +92,10 @@ class EvaluationFigures:
             ValueError: the batch is of none of these kinds.
         """
         if dataloader_idx not in self._parts:
-            self._parts[dataloader_idx] = self._part(batch, dataloader_idx)
+            part = self._parts[dataloader_idx] = self._part(batch, dataloader_idx)
+            for metric in part.metrics:  # once: it moves all rows that were kept
+                metric.to(batch["index"].device)
         self._parts[dataloader_idx].update(batch, embed)
-
-    def _part(self, batch: dict[str, Any], number: int) -> Pairs | Probes | Persons:
-        known = self.sets[number] if number < len(self.sets) else None
-        name = getattr(known, "name", f"set{number}")
-        if "pair" in batch:
-            return Pairs(name, self.fars, getattr(known, "folds", 10))
-        if "group" in batch:
-            return Probes(name, getattr(known, "groups", ("probes",)))
-        if "pid" in batch:
-            return Persons()
-        raise ValueError(
-            f"an evaluation batch has keys {', '.join(batch)}; it needs pair and same, or label and group, or pid and "
-            "is_query"
-        )
 
     def compute(self, partial: bool = False) -> dict[str, Tensor]:
         """All figures by name, 0-d; every process has to call.
@@ -85,15 +107,11 @@ class EvaluationFigures:
         found: dict[str, Tensor] = {}
         for number in sorted(self._parts):
             try:
-                figures = self._parts[number].compute()
+                found |= self._parts[number].compute()
             except ValueError as ex:  # of the rows of all processes, so all raise or none
                 if not partial:
                     raise
                 rank_zero_warn(f"a set of which a limit leaves some batches has no figures: {ex}")
-                continue
-            if twice := sorted(found.keys() & figures.keys()):
-                raise ValueError(f"two evaluation sets give {', '.join(twice)}: name the sets, or their groups, apart")
-            found |= figures
         return found
 
     def reset(self) -> None:
@@ -109,70 +127,76 @@ class Pairs:
     """Figures of a set of pairs."""
 
     def __init__(self, name: str, fars: Sequence[float], folds: int) -> None:
-        self.name, self.folds, self.seen = name, folds, 0
+        self.name = name
         self.accuracy = PairVerificationAccuracy(folds)
         self.tar = TARAtFAR(tuple(fars)) if fars else None
+
+    @property
+    def metrics(self) -> list[Metric]:
+        """What keeps rows."""
+        return [self.accuracy] if self.tar is None else [self.accuracy, self.tar]
+
+    @property
+    def names(self) -> list[str]:
+        """Of the figures."""
+        rates = [] if self.tar is None else self.tar.names
+        return [f"{self.name}_{figure}" for figure in ("accuracy", "accuracy_std", "threshold", *rates)]
 
     def update(self, batch: dict[str, Any], embed: Embed) -> None:
         """Add pairs."""
         first, second = batch["pair"]
         a, b = embed(torch.cat([first, second])).chunk(2) if len(first) else (embed(first), embed(second))
-        self.accuracy.to(a.device).update(a, b, batch["same"], batch["index"])
+        self.accuracy.update(a, b, batch["same"], batch["index"])
         if self.tar is not None:
-            self.tar.to(a.device).update((a * b).sum(1), batch["same"])
+            self.tar.update((a * b).sum(1), batch["same"], batch["index"])
 
     def compute(self) -> dict[str, Tensor]:
         """By name."""
         found = self.accuracy.compute()
-        figures = {
-            f"{self.name}_accuracy": found["accuracy"],
-            f"{self.name}_accuracy_std": found["std"],
-            f"{self.name}_threshold": found["threshold"],
-        }
-        if self.tar is not None:
-            figures |= {f"{self.name}_{key}": value for key, value in self.tar.compute().items()}
-        return figures
+        rates: Iterable[Tensor] = () if self.tar is None else self.tar.compute().values()
+        return dict(zip(self.names, [found["accuracy"], found["std"], found["threshold"], *rates], strict=True))
 
 
 class Probes:
-    """Figures of a gallery and groups of probes."""
+    """Figures of a gallery and groups of probes; ``prefix`` is in front of the groups."""
 
-    def __init__(self, name: str, groups: Sequence[str]) -> None:
+    def __init__(self, name: str, groups: Sequence[str], prefix: str) -> None:
         self.name, self.rank1 = name, Rank1Identification(tuple(groups))
+        self.names = [*(f"{prefix}{group}_rank1" for group in groups), f"{name}_rank1"]
+        self.metrics: list[Metric] = [self.rank1]
 
     def update(self, batch: dict[str, Any], embed: Embed) -> None:
         """Add faces."""
-        embeddings = embed(batch["image"])
-        self.rank1.to(embeddings.device).update(embeddings, batch["label"], batch["group"], batch["index"])
+        self.rank1.update(embed(batch["image"]), batch["label"], batch["group"], batch["index"])
 
     def compute(self) -> dict[str, Tensor]:
-        """By name."""
-        found = dict(self.rank1.compute())
-        return {f"{self.name}_rank1": found.pop("mean")} | {f"{group}_rank1": value for group, value in found.items()}
+        """By name; the mean comes last."""
+        return dict(zip(self.names, self.rank1.compute().values(), strict=True))
 
 
 class Persons:
     """Figures of queries and a gallery of persons, and of the queries down-sampled."""
 
     def __init__(self) -> None:
-        self.ranking = ReIDRanking()
-        self.low: ReIDRanking | None = None
+        self.ranking, self.low = ReIDRanking(), ReIDRanking()
+        self.metrics: list[Metric] = [self.ranking, self.low]
+        self._degraded = False
 
     def update(self, batch: dict[str, Any], embed: Embed) -> None:
         """Add persons; the gallery belongs to both."""
         rows = [embed(batch["image"]), batch["pid"], batch["camid"], batch["index"], batch["is_query"]]
         low = batch.get("low")
         if low is None:
-            self.ranking.to(rows[0].device).update(*rows)
+            self.ranking.update(*rows)
             return
-        self.low = self.low or ReIDRanking()
+        self._degraded = True
         gallery = ~batch["is_query"]
         for ranking, chosen in ((self.ranking, ~low), (self.low, low | gallery)):
-            ranking.to(rows[0].device).update(*(row[chosen] for row in rows))
+            ranking.update(*(row[chosen] for row in rows))
 
     def compute(self) -> dict[str, Tensor]:
         """By name."""
         figures = dict(self.ranking.compute())
-        if self.low is not None:
+        if self._degraded:
             figures |= {f"low_{name}": value for name, value in self.low.compute().items()}
         return figures

@@ -26,8 +26,8 @@ class OwnFaces:
 
     ``predict_step`` gives per picture ``embedding`` (D,), of unit length, and of the other pictures of the same
     ``predict`` the most similar one: ``nearest``, its path, and ``similarity``, their cosine. With ``--pairs FILE`` it
-    gives per line ``file``, ``other``, ``similarity``, and where there is a threshold ``verdict``, ``same`` or
-    ``different``; ``faces`` is both pictures side by side.
+    gives per line ``file``, ``other``, ``similarity``, where the file knows it ``truth``, and where there is a
+    threshold ``verdict``, ``same`` or ``different`` both; ``faces`` is both pictures side by side.
 
     The threshold is ``--threshold``, a cosine, or the one that the last validation found on its first set of pairs.
     Pictures are aligned faces; they are stretched to ``input_size``.
@@ -39,6 +39,8 @@ class OwnFaces:
     hparams: Any
     device: Any
     threshold: float | None = None
+    _limit: float | None = None  # of this prediction
+    _folder: tuple[list[Path], Tensor]  # the pictures of this prediction and their embeddings
 
     @classmethod
     def add_cli_arguments(cls, parser: Any, entry: str) -> None:
@@ -71,8 +73,9 @@ class OwnFaces:
         """
         if threshold is not None and not -1 <= threshold <= 1:
             raise ValueError(f"threshold={threshold} must be a cosine, from -1 to 1")
-        if threshold is not None:
-            self.threshold = threshold
+        if threshold is not None and pairs is None:
+            raise ValueError(f"threshold={threshold} is for pairs: give a file of them, or leave it out")
+        self._limit = self.threshold if threshold is None else threshold
         files = [Path(path) for path in paths]
         found = None if pairs is None else own_pairs(pairs)  # at once: a generator would be too late
         known = {path.resolve() for path in files}
@@ -96,8 +99,9 @@ class OwnFaces:
                 "of this checkpoint has diverged, or half precision overflows"
             )
         if pairs is None:
+            self._folder = paths, rows  # not in the batches: Lightning walks through all that is in them
             for chosen in torch.arange(len(paths)).split(BATCH_SIZE):
-                yield {"chosen": chosen, "embeddings": rows, "paths": paths}
+                yield {"chosen": chosen}
             return
         place = {path: row for row, path in enumerate(wanted)}
         for start in range(0, len(pairs), BATCH_SIZE):
@@ -112,21 +116,24 @@ class OwnFaces:
             return [self._scored(pair, similarity) for pair, similarity in scored]
         if "image" in batch:  # pictures alone, as a Predictor gives them
             return [{"embedding": row} for row in self.embed(batch["image"]).cpu()]  # type: ignore[attr-defined]
-        rows, chosen = batch["embeddings"], batch["chosen"].to(batch["embeddings"].device)
+        paths, rows = self._folder
+        chosen = batch["chosen"].to(rows.device)
         similarities = rows[chosen] @ rows.T
-        similarities[torch.arange(len(chosen)), chosen] = -torch.inf
+        similarities[torch.arange(len(chosen), device=rows.device), chosen] = -torch.inf
         best, nearest = similarities.max(1)
         results: list[dict[str, Any]] = [{"embedding": row} for row in rows[chosen].cpu()]
         if len(rows) > 1:
             for result, similarity, row in zip(results, best.tolist(), nearest.tolist(), strict=True):
-                result |= {"nearest": str(batch["paths"][row]), "similarity": similarity}
+                result |= {"nearest": str(paths[row]), "similarity": similarity}
         return results
 
     def _scored(self, pair: OwnPair, similarity: float) -> dict[str, Any]:
         result = {"file": str(pair.first), "other": str(pair.second), "similarity": similarity}
         colour, text = PLAIN, f"{similarity:.2f}"
-        if self.threshold is not None:
-            same = similarity > self.threshold
+        if pair.same is not None:
+            result["truth"] = "same" if pair.same else "different"
+        if self._limit is not None:
+            same = similarity > self._limit
             result["verdict"] = "same" if same else "different"
             colour, text = (RIGHT if same else WRONG), f"{text} {result['verdict']}"
         faces = [framed(np.asarray(read_rgb(path)), colour, SIDE, SIDE) for path in (pair.first, pair.second)]

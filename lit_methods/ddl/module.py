@@ -7,13 +7,13 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
+from lit_methods.backbones.weights import untrained
 from lit_methods.ddl.functional import DDLOutput
 from lit_methods.ddl.model import ArcFaceHead, CosFaceHead, DistributionDistillationLoss
 from lit_methods.ddl.recognition import FaceRecognition
@@ -42,8 +42,8 @@ class DDL(FaceRecognition):
     Args:
         backbone: as in ``FaceRecognition``.
         backbone_args: likewise.
-        num_classes: identities of the training set, one head for all branches; or a list, the easy branch first: one
-            head per branch, each with its own numbering.
+        num_classes: identities of the training set, one head for all branches; or a list, one head for each branch of
+            the data in their order, each with its own numbering.
         easy: name of the teacher's branch.
         hard: names of the students'; ``None`` is all other branches of the data.
         ddl_weight: of the distillation loss beside the softmax. 0 is the control: plain ArcFace on the same batches.
@@ -166,20 +166,26 @@ class DDL(FaceRecognition):
                 raise ValueError(f"{name}={self.hparams[name]} {text}")
         if self.hparams["head"] not in MARGINS:
             raise ValueError(f"head={self.hparams['head']!r} must be one of {', '.join(MARGINS)}")
-        classes, hard = self.hparams["num_classes"], self.hparams["hard"]
+        classes, names = self.hparams["num_classes"], [self.hparams["easy"], *(self.hparams["hard"] or [])]
         if any(size < 0 or size == 1 for size in _listed(classes)):
             raise ValueError(f"num_classes={classes} must be at least 2: there is nobody to tell apart")
-        if isinstance(classes, list) and hard is not None and len(classes) != 1 + len(hard):
+        if len(set(names)) < len(names):
+            raise ValueError(f"hard={self.hparams['hard']} must be other branches than easy={names[0]!r}, each once")
+        if isinstance(classes, list) and len(classes) < len(names):
             raise ValueError(
-                f"num_classes={classes} has {len(classes)} entries for the {1 + len(hard)} branches "
-                f"{', '.join([self.hparams['easy'], *hard])}: give one each, or a single number for a shared head"
+                f"num_classes={classes} has {len(classes)} entries for the {len(names)} branches {', '.join(names)}: "
+                "give one for each branch of the data, or a single number for a shared head"
             )
 
     def setup(self, stage: str) -> None:
         """Learn the evaluation sets, and before a fit refuse data that do not fit."""
         super().setup(stage)
         data: Any = getattr(self.trainer, "datamodule", None)
-        if stage != "fit" or data is None:
+        if stage != "fit":
+            return
+        if not self.heads:
+            raise ValueError("num_classes=0: give the number of identities in the training set")
+        if data is None:
             return
         if not hasattr(data, "branch_names") or not data.branch_names:
             raise ValueError(
@@ -199,6 +205,17 @@ class DDL(FaceRecognition):
             raise ValueError(
                 f"model.num_classes={self.hparams['num_classes']}, but the data have {data.num_classes}; leave "
                 "num_classes out to take it from the data"
+            )
+        if len(self.heads) > 1:  # one that nothing reaches would keep several processes waiting
+            for name, head in zip(data.branch_names, self.heads, strict=True):
+                head.requires_grad_(name in branches)
+
+    def on_fit_start(self) -> None:
+        """Warn of a network that knows nothing: it is no teacher."""
+        if self.hparams["ddl_weight"] and untrained(self.model):
+            rank_zero_warn(
+                "the network has no trained weights, and an untrained one is no teacher: give model.base_checkpoint, "
+                "such as a checkpoint of the same network with ddl_weight 0"
             )
 
     def branches(self, given: Sequence[str]) -> list[str]:
@@ -245,10 +262,10 @@ class DDL(FaceRecognition):
         features = features.to(torch.promote_types(features.dtype, torch.float32))  # all that follows is float32
         sizes = [len(image) for image in images]
         singles = features.split(sizes)[: len(names)]
-        pick = list(heads) * (len(names) if len(heads) == 1 else 1)
+        order = list(batch)  # that of the data, and of heads where there are several
         softmax = sum(
-            F.cross_entropy(head(rows, batch[name]["label"]), batch[name]["label"])
-            for head, rows, name in zip(pick, singles, names, strict=True)
+            F.cross_entropy(heads[order.index(name) % len(heads)](rows, label := batch[name]["label"]), label)
+            for rows, name in zip(singles, names, strict=True)
         )
         parts: dict[str, Tensor] = {"softmax_loss": softmax}  # type: ignore[dict-item]
         if not paired or len(names) == 1:
@@ -262,7 +279,7 @@ class DDL(FaceRecognition):
             "order": found.order.mean(),
         }
         gaps = zip(names, found.pos_sims, found.neg_sims, strict=True)
-        return parts | {f"gap_{name}": pos.mean() - neg.mean() for name, pos, neg in gaps}, found
+        return parts | {f"gap_{name}": pos.mean() - neg.mean() for name, pos, neg in gaps if len(pos)}, found
 
     def distil(self, features: Tensor, sizes: list[int], labels: list[Tensor]) -> DDLOutput:
         """The distillation loss over the embeddings of all processes.
@@ -301,14 +318,8 @@ class DDL(FaceRecognition):
         return self.hparams["lr_factor"] ** sum(epoch >= milestone for milestone in milestones)
 
     def _parameters_of(self, kernels: bool) -> list[nn.Parameter]:
-        """Those of convolutions, linear layers and heads; or norms, PReLUs and biases."""
-        small = {
-            id(parameter)
-            for module in self.modules()
-            for name, parameter in module.named_parameters(recurse=False)
-            if name == "bias" or isinstance(module, _BatchNorm | nn.PReLU)
-        }
-        return [p for p in self.parameters() if p.requires_grad and (id(p) not in small) == kernels]
+        """Those of convolutions, linear layers and heads; or norms, PReLUs and biases, which are vectors."""
+        return [p for p in self.parameters() if p.requires_grad and (p.ndim > 1) == kernels]
 
 
 def similarities(names: Sequence[str], found: DDLOutput | None) -> dict[str, tuple[Tensor, Tensor]]:

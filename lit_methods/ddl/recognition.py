@@ -18,6 +18,7 @@ from lit_methods.ddl.encoder import build_encoder
 from lit_methods.ddl.evaluation import EvaluationFigures, Pairs, Persons
 from lit_methods.ddl.faces import OwnFaces
 from lit_methods.metrics.reid import ReIDRanking
+from lit_methods.metrics.verification import TARAtFAR
 
 RATES = [1e-3, 1e-2, 1e-1]  # false accept rates that a few thousand pairs can tell
 
@@ -77,6 +78,8 @@ class FaceRecognition(OwnFaces, Described, LightningModule):
             raise ValueError(f"mean={mean} and std={std} go together: give both or neither")
         if wrong := [rate for rate in fars or [] if not 0 < rate < 1]:
             raise ValueError(f"fars={fars} must lie between 0 and 1, got {wrong[0]}")
+        if fars:
+            TARAtFAR(tuple(fars))  # names that would be equal are noticed now
         size = list(input_size or (3, 112, 112))
         self.hparams["input_size"] = size
         self.model, self.num_features = build_encoder(backbone, size, backbone_args)
@@ -124,12 +127,21 @@ class FaceRecognition(OwnFaces, Described, LightningModule):
     # -- evaluation ---------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Learn the evaluation sets from the data."""
+        """Learn the evaluation sets from the data, and refuse pictures of another size."""
+        self._check_size()
         name = {"fit": "val", "validate": "val", "test": "test"}.get(stage)
         if name is not None:
             data: Any = getattr(self.trainer, "datamodule", None)
             sets = data.evaluation_sets(name) if hasattr(data, "evaluation_sets") else ()
             self.prepare_figures(name, sets, RATES if self.hparams["fars"] is None else self.hparams["fars"])
+
+    def _check_size(self) -> None:
+        theirs = getattr(getattr(self.trainer, "datamodule", None), "input_size", None)
+        if theirs is not None and list(theirs) != list(self.hparams["input_size"]):
+            raise ValueError(
+                f"the network is for pictures of input_size={list(self.hparams['input_size'])}, but the data give "
+                f"{list(theirs)}: set data.image_size (for persons data.height and data.width) to the network's"
+            )
 
     def prepare_figures(self, stage: str, sets: Sequence[Any], fars: Sequence[float]) -> None:
         """Make ``self.figures[stage]`` for these evaluation sets."""
@@ -166,7 +178,8 @@ class FaceRecognition(OwnFaces, Described, LightningModule):
 
     def limited(self, stage: str) -> bool:
         """Whether the Trainer leaves out some of the batches."""
-        return getattr(self.trainer, f"limit_{stage}_batches") not in (None, 1.0)
+        limit = getattr(self.trainer, f"limit_{stage}_batches")
+        return limit is not None and (isinstance(limit, int) or limit < 1)
 
     def note_threshold(self, figures: EvaluationFigures) -> None:
         """Remember where the first set of pairs was divided, for predictions."""

@@ -165,7 +165,7 @@ def unit_rows(rows: Tensor) -> Tensor:
         tensor([[0.6000, 0.8000],
                 [0.0000, 0.0000]], dtype=torch.float64)
     """
-    rows = rows.double()
+    rows = (rows.cpu() if rows.device.type == "mps" else rows).double()  # Apple's GPUs have no float64
     length = rows.norm(dim=1, keepdim=True)
     return rows / torch.where(length == 0, 1.0, length)
 

@@ -46,8 +46,9 @@ class RowMetric(ExactMetric):
             parts: (B, ...) each, in the order of ``columns``.
         """
         if len(parts[0]):
+            place = torch.device("cpu") if parts[0].device.type == "mps" else parts[0].device  # which has no float64
             for (name, dtype), part in zip(self.columns.items(), parts, strict=True):
-                getattr(self, name).append(part.detach().to(parts[0].device, dtype))
+                getattr(self, name).append(part.detach().to(place).to(dtype))
 
     def table(self) -> list[Tensor]:
         """All rows, by column, in the order of arrival; an empty list without any."""

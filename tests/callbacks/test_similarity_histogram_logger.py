@@ -132,6 +132,18 @@ def test_the_weight_rises_with_the_steps_and_is_left_as_it_was(quick_trainer):
     assert module.ddl_factor == 1
 
 
+def test_pretraining_does_not_use_the_steps_up(quick_trainer):
+    given = {"num_classes": CLASSES, "seeds": [0], "backbone_args": {"width": 2}, "input_size": [3, SIDE, SIDE]}
+    warmup = DDLWarmup(4)
+    module = DDLComparison(**given, pretrain_epochs=2)
+    quick_trainer(max_epochs=3, callbacks=[warmup]).fit(module, loader(batch(0), batch(1)))
+    assert warmup.done == 2
+    again = DDLWarmup(4)
+    again.load_state_dict(warmup.state_dict())
+    again.on_train_batch_start(None, module, None, 0)
+    assert module.ddl_factor == 0.5
+
+
 def test_the_factor_is_on_the_distillation_alone():
     module, given = ddl(ddl_weight=2.0), batch()
     module.ddl_factor = 0.5
@@ -141,6 +153,6 @@ def test_the_factor_is_on_the_distillation_alone():
 
 def test_a_module_without_distillation_is_refused(quick_trainer):
     with pytest.raises(ValueError, match="needs a DDL module, ImageClassifier has no distillation"):
-        DDLWarmup(4).on_fit_start(quick_trainer(), ImageClassifier("resnet20"))
+        DDLWarmup(4).setup(quick_trainer(), ImageClassifier("resnet20"), "fit")
     with pytest.raises(ValueError, match="steps=0 must be at least 1"):
         DDLWarmup(0)

@@ -401,3 +401,22 @@ def test_a_run_resumed_after_any_batch_equals_an_uninterrupted_one(make_trainer,
         rest = fit(ckpt_path=saver.paths[done - 1])
         assert rest.seen == whole.seen[2 * done :]
         assert torch.equal(rest.weight, whole.weight)
+
+
+def test_pictures_that_are_kept_in_memory_give_the_same_batches(root):
+    kept = ready(root, difficulty="difficulty.csv", in_memory=True)
+    plain = ready(root, difficulty="difficulty.csv")
+    for epoch in (0, 1, 1):
+        assert same(steps(kept, epoch), steps(plain, epoch))
+
+
+def test_pictures_that_are_kept_are_read_once(root, monkeypatch):
+    from datamodules import face_views
+
+    data, seen, read = ready(root, hard_scales=[2], in_memory=True), [], face_views.read_rgb
+    monkeypatch.setattr(face_views, "read_rgb", lambda path: seen.append(path) or read(path))
+    loader = data.train_dataloader()
+    for epoch in range(4):
+        loader.sampler.set_epoch(epoch)
+        list(loader)
+    assert len(seen) == len(set(seen)) > 0

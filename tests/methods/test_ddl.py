@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from lit_methods import DDL
 from lit_methods.contract import Exports, Predicts
+from lit_methods.ddl.evaluation import EvaluationFigures, Pairs
 from lit_methods.ddl.functional import ddl_loss
 from tests.ddl_batches import CLASSES, SIDE, Plain, batch, ddl
 
@@ -191,8 +192,8 @@ def persons(low=False):
 
 
 SETS = [
-    SimpleNamespace(name="lfw", groups=(), folds=10),
-    SimpleNamespace(name="known", groups=("mirrored", "others")),
+    SimpleNamespace(name="lfw", kind="pairs", folds=10),
+    SimpleNamespace(name="known", kind="probes", groups=("mirrored", "others")),
 ]
 
 
@@ -221,8 +222,6 @@ def test_without_the_mirror_image_a_mirrored_face_is_another(make_trainer):
 
 
 def test_degraded_queries_have_figures_of_their_own():
-    from lit_methods.ddl.evaluation import EvaluationFigures
-
     module, given = ddl(), persons(low=True)
     figures = EvaluationFigures()
     figures.update(given, module.embed)
@@ -235,8 +234,6 @@ def test_degraded_queries_have_figures_of_their_own():
 
 
 def test_a_limit_that_leaves_too_little_is_a_warning_and_its_lack_an_error():
-    from lit_methods.ddl.evaluation import EvaluationFigures
-
     figures = EvaluationFigures(SETS)
     figures.update({k: v[:4] if torch.is_tensor(v) else (v[0][:4], v[1][:4]) for k, v in pairs().items()}, ddl().embed)
     with pytest.warns(UserWarning, match="a limit leaves some batches has no figures"):
@@ -245,27 +242,48 @@ def test_a_limit_that_leaves_too_little_is_a_warning_and_its_lack_an_error():
         figures.compute()
 
 
-def test_two_sets_with_one_name_of_a_group_are_refused():
-    from lit_methods.ddl.evaluation import EvaluationFigures
-
-    twice = [SimpleNamespace(name=name, groups=("near", "far")) for name in ("a", "b")]
+def test_groups_of_several_sets_are_told_apart():
+    twice = [SimpleNamespace(name=name, kind="probes", groups=("near", "far")) for name in ("a", "b")]
     figures = EvaluationFigures(twice)
     for number in range(2):
         figures.update(probes(), ddl().embed, number)
-    with pytest.raises(ValueError, match=r"two evaluation sets give far_rank1, near_rank1.*apart"):
-        figures.compute()
+    assert list(figures.compute()) == [f"{s}{g}_rank1" for s in "ab" for g in ("_near", "_far", "")]
+
+
+def test_a_set_that_is_called_like_one_of_its_groups_is_refused_at_once():
+    with pytest.raises(ValueError, match=r"sets near give near_rank1 twice.*name the set otherwise"):
+        EvaluationFigures([SimpleNamespace(name="near", kind="probes", groups=("near", "far"))])
+
+
+def test_a_list_of_one_fold_has_its_thresholds_chosen_over_ten():
+    figures = EvaluationFigures([SimpleNamespace(name="dev", kind="pairs", folds=1)])
+    figures.update(pairs(), ddl().embed)
+    assert figures.part(Pairs).accuracy.n_folds == 10
+    assert "dev_accuracy" in figures.compute()
+
+
+@pytest.mark.parametrize(("limit", "limited"), [(1, True), (3, True), (0.5, True), (1.0, False), (None, False)])
+def test_one_batch_is_a_limit_and_all_batches_are_none(limit, limited):
+    module = ddl()
+    module._trainer = SimpleNamespace(limit_val_batches=limit)
+    assert module.limited("val") is limited
+
+
+@pytest.mark.parametrize("words", [{"fast_dev_run": True}, {"limit_val_batches": 1}])
+def test_a_trial_of_one_batch_ends_well(make_trainer, words):
+    module = ddl()
+    trainer = make_trainer(max_epochs=1, num_sanity_val_steps=0, **words)
+    one = {k: v[::2] if torch.is_tensor(v) else (v[0][::2], v[1][::2]) for k, v in pairs().items()}  # one kind alone
+    with pytest.warns(UserWarning, match="a limit leaves some batches has no figures"):
+        trainer.fit(module, loader(batch()), loader(one))
 
 
 def test_an_evaluation_batch_of_no_kind_is_refused():
-    from lit_methods.ddl.evaluation import EvaluationFigures
-
     with pytest.raises(ValueError, match=r"has keys image; it needs pair and same"):
         EvaluationFigures().update({"image": torch.zeros(1)}, ddl().embed)
 
 
 def test_embeddings_that_are_not_finite_stop_an_evaluation():
-    from lit_methods.ddl.evaluation import EvaluationFigures
-
     module, figures = ddl(), EvaluationFigures(SETS)
     module.model.layer.weight.data[0, 0] = torch.nan
     figures.update(pairs(), module.embed)
@@ -310,6 +328,9 @@ def test_it_offers_what_the_commands_ask_for():
         ({"head": "softmax"}, "head='softmax' must be one of arcface, cosface"),
         ({"num_classes": 1}, "num_classes=1 must be at least 2"),
         ({"num_classes": [5, 5], "hard": ["a", "b"]}, "has 2 entries for the 3 branches easy, a, b"),
+        ({"hard": ["hard", "easy"]}, r"hard=\['hard', 'easy'\] must be other branches than easy='easy', each once"),
+        ({"hard": ["hard", "hard"]}, "each once"),
+        ({"fars": [1e-3, 1.2e-3]}, "more than once"),
         ({"backbone": "iresnet51"}, "'iresnet51' is unknown; did you mean 'iresnet50'"),
         ({"backbone": "tiny", "backbone_args": {"depth": 3}}, "backbone_args={'depth': 3} do not fit tiny"),
         ({"backbone": "tiny", "input_size": [3, 20, 20]}, "multiples of 16"),
@@ -344,6 +365,36 @@ def test_data_that_do_not_fit_are_refused_before_a_fit(given, arguments, message
     module._trainer = SimpleNamespace(datamodule=data(**given))
     with pytest.raises(ValueError, match=message):
         module.setup("fit")
+
+
+def test_pictures_of_another_size_are_refused():
+    module = ddl()
+    module._trainer = SimpleNamespace(datamodule=SimpleNamespace(input_size=[3, 32, 32]))
+    for stage in ("fit", "validate", "test"):
+        with pytest.raises(ValueError, match=r"input_size=\[3, 16, 16\], but the data give \[3, 32, 32\]: set"):
+            module.setup(stage)
+
+
+def test_a_fit_without_identities_says_so(make_trainer):
+    with pytest.raises(ValueError, match="num_classes=0: give the number of identities"):
+        make_trainer(max_epochs=1).fit(ddl(num_classes=0), loader(batch()))
+
+
+def test_heads_belong_to_branches_of_the_data_whatever_is_asked_for():
+    given = batch(names=("easy", "a", "b"))
+    module = ddl(num_classes=[4, 5, 6], hard=["b"])
+    module._trainer = SimpleNamespace(datamodule=data(branch_names=list(given), num_classes=[4, 5, 6]))
+    module.setup("fit")
+    assert [head.kernel.requires_grad for head in module.heads] == [True, False, True]
+    parts, _ = module.losses(module.model, module.heads, given, module.branches(list(given)), 1.0)
+    parts["loss"].backward()
+    assert [head.kernel.grad is None for head in module.heads] == [False, True, False]
+
+
+def test_an_untrained_teacher_is_warned_of(make_trainer):
+    module = DDL("tiny", CLASSES, backbone_args={"width": 2}, input_size=[3, SIDE, SIDE])
+    with pytest.warns(UserWarning, match="an untrained one is no teacher: give model.base_checkpoint"):
+        make_trainer(max_epochs=1).fit(module, loader(batch()))
 
 
 def test_the_softmax_alone_takes_one_branch():

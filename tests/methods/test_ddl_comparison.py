@@ -8,9 +8,10 @@ from torch.utils.data import DataLoader
 
 from lit_methods import DDLComparison
 from lit_methods.ddl.comparison import compared
+from lit_methods.ddl.encoder import ENCODERS, TinyFaceNet
 from tests.ddl_batches import CLASSES, SIDE, batch
 
-SETS = [SimpleNamespace(name="known", groups=("easy", "hard"))]
+SETS = [SimpleNamespace(name="known", kind="probes", groups=("easy", "hard"))]
 
 
 def loader(*batches):
@@ -76,8 +77,31 @@ def test_afterwards_they_differ_by_the_distillation_alone(make_trainer):
     assert equal(found[8.0][1], found[0.0][0])  # the control is plain ArcFace
 
 
+def test_dropout_does_not_part_them(make_trainer, monkeypatch):
+    def dropping(input_size, **arguments):
+        network = TinyFaceNet(input_size, **arguments)
+        network.output.insert(1, torch.nn.Dropout(0.5))
+        return network
+
+    monkeypatch.setitem(ENCODERS, "dropping", dropping)
+    module = comparison(backbone="dropping", pretrain_epochs=2)
+    make_trainer(max_epochs=3).fit(module, loader(batch(0), batch(1)))
+    ours, control, *_ = states(module)
+    assert not equal(ours, control)
+    module = comparison(backbone="dropping", pretrain_epochs=1, ddl_weight=0.0)
+    make_trainer(max_epochs=2).fit(module, loader(batch(0), batch(1)))
+    ours, control, *_ = states(module)
+    assert equal(ours, control)
+
+
+def test_clipping_by_all_networks_together_is_refused(make_trainer):
+    trainer = make_trainer(max_epochs=1, gradient_clip_val=1.0)
+    with pytest.raises(ValueError, match=r"gradient_clip_val=1\.0 would clip by the gradients of all networks"):
+        trainer.fit(comparison(), loader(batch()))
+
+
 def test_rates_of_both_stages():
-    module = comparison(pretrain_epochs=2, pretrain_lr=0.1, lr=0.02, milestones=[4], lr_factor=0.5)
+    module = comparison(pretrain_epochs=2, pretrain_lr=0.1, lr=0.02, milestones=[2], lr_factor=0.5)
     assert [round(0.02 * module.rate(epoch), 4) for epoch in range(5)] == [0.1, 0.1, 0.02, 0.02, 0.01]
 
 
