@@ -52,7 +52,9 @@ class ProbeSheet(Callback):
             return
         found = [part for part in gather_objects([column.cpu() for column in probes.rank1.table()]) if part]
         if trainer.is_global_zero and found:
-            self._rows = [torch.cat(columns) for columns in zip(*found, strict=True)]
+            rows = [torch.cat(columns) for columns in zip(*found, strict=True)]
+            order = rows[-1].argsort(stable=True)  # that of the file, however many processes there are
+            self._rows = [column[order] for column in rows]
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw."""

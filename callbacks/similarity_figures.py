@@ -33,7 +33,7 @@ def similarity_figure(
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.2 * len(phases), 3.2), layout="constrained")
+    figure = Figure(figsize=(3.6 * len(phases), 2.8), layout="constrained")
     axes = figure.subplots(1, len(phases), sharex=True, sharey=True, squeeze=False)[0]
     for axis, (phase, branches) in zip(axes, phases.items(), strict=True):
         for colour, (branch, (pos, neg)) in zip(COLOURS, branches.items(), strict=False):
@@ -44,5 +44,9 @@ def similarity_figure(
         axis.set_title(TITLES[phase])
         axis.set_xlabel("cosine similarity")
         axis.legend(loc="upper left", fontsize="small")
-    axes[0].set_ylabel("density; filled: one person, line: hardest other")
+    axes[0].set_ylabel("filled: one person, line: hardest other", fontsize="small")
+    lowest = min(
+        float(sims.min()) for branches in phases.values() for both in branches.values() for sims in both if len(sims)
+    )
+    axes[0].set_xlim(min(-0.1, lowest), 1)
     return figure

@@ -48,6 +48,7 @@ class SimilarityHistogramLogger(Callback):
         if every_n_steps < 1 or window < 1:
             raise ValueError(f"every_n_steps={every_n_steps} and window={window} must be at least 1")
         self.every_n_steps, self.window = every_n_steps, window
+        self._stage = "fit"
         self._start_afresh()
 
     def _start_afresh(self) -> None:
@@ -59,6 +60,7 @@ class SimilarityHistogramLogger(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """A fit of its own, unless a checkpoint is loaded next."""
+        self._stage = stage
         if stage == "fit" and trainer.current_epoch == 0:
             self._start_afresh()
 
@@ -83,8 +85,9 @@ class SimilarityHistogramLogger(Callback):
                 for kind, s in zip(("pos", "neg"), both, strict=True)
             }
             RunReport.of(trainer).histogram(trainer, "similarity/histograms", named)
-            for name, value in overlaps(joined).items():
-                pl_module.log(f"similarity/{name}", value, batch_size=1)
+            values = {f"similarity/{name}": value for name, value in overlaps(joined).items()}
+            for logger in trainer.loggers:  # not the module's log: it would repeat them in every row of the epoch
+                logger.log_metrics(values, trainer.fit_loop.epoch_loop._batches_that_stepped)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Before and after."""
@@ -115,7 +118,9 @@ class SimilarityHistogramLogger(Callback):
         return {"steps": self.steps, "figures": dict(self.figures), **plain}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where the checkpoint was."""
+        """Go on where the checkpoint was; a test of an earlier one leaves the numbers of the fit as they are."""
+        if self._stage != "fit":
+            return
         self._start_afresh()
         self.steps, self.figures = state_dict["steps"], dict(state_dict["figures"])
         for name in ("before", "recent", "baseline"):

@@ -61,6 +61,8 @@ def _maker(error: BaseException) -> str | None:
 
 
 def _speaks_of(text: str, pair: Given) -> bool:
+    if pair.key.startswith("data.") and pair.plain_key.count(".") > 1:
+        return False  # a name in a mapping, such as that of a set, is no argument; its value may still be found
     leaf = re.escape(pair.leaf)
     if not re.search(rf"\b{leaf}\b", text):
         return False  # a word such as "name" alone proves nothing: its value, quotes or the first place do

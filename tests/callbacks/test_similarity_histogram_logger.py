@@ -1,8 +1,11 @@
 """SimilarityHistogramLogger and DDLWarmup: what is collected, what is reported, and resumed runs."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
 from callbacks import DDLWarmup, SimilarityHistogramLogger
@@ -57,13 +60,14 @@ def test_a_branch_without_positives_has_no_numbers_of_them():
 
 
 def test_histograms_and_numbers_come_every_so_many_steps(quick_trainer, tmp_path):
-    logger = SimilarityHistogramLogger(every_n_steps=2, window=3)
-    trainer = quick_trainer(max_epochs=1, callbacks=[logger], log_every_n_steps=1)
+    logger, written = SimilarityHistogramLogger(every_n_steps=2, window=3), CSVLogger(tmp_path)
+    trainer = quick_trainer(max_epochs=1, callbacks=[logger], logger=written, log_every_n_steps=1)
     trainer.fit(ddl(), loader(batch(0), batch(1), batch(2)))
     rows = read_rows(tmp_path / "tables" / "similarity_histograms.csv")
     assert {row["name"] for row in rows} == {"easy_pos", "easy_neg", "hard_pos", "hard_neg"}
     assert sum(int(row["count"]) for row in rows if row["name"] == "hard_pos") == 2 * 4  # two steps of b = 4
-    assert "similarity/overlap_hard" in trainer.callback_metrics
+    found = [row for row in read_rows(Path(written.log_dir, "metrics.csv")) if row.get("similarity/overlap_hard")]
+    assert [row["step"] for row in found] == ["1"]
     table = read_rows(tmp_path / "tables" / "similarity_overlap.csv")
     assert list(table[0]) == ["", "before", "after"]
 

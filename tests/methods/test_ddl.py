@@ -41,6 +41,17 @@ def test_the_loss_is_the_softmax_of_each_branch_and_the_distillation():
     assert_close(parts["gap_hard"], expected.pos_sims[1].mean() - expected.neg_sims[1].mean())
 
 
+def test_the_distillation_has_its_gradient():
+    module, given = ddl(), batch()
+    parts, _ = step(module, given)
+    ours = torch.autograd.grad(parts["ddl_loss"], module.model.layer.weight)[0]
+    negatives = [module(g["image"]) for g in given.values()]
+    pairs = [(module(a), module(b)) for a, b in (g["pair"] for g in given.values())]
+    expected = torch.autograd.grad(ddl_loss(negatives, pairs).loss, module.model.layer.weight)[0]
+    assert_close(ours, expected)
+    assert expected.abs().sum() > 0
+
+
 def test_one_pass_embeds_all_pictures_of_a_step():
     module, sizes = ddl(), []
     module.model.register_forward_hook(lambda layer, given, out: sizes.append(len(out)))
