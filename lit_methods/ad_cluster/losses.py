@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lit_methods.functional.precision import at_least_float32
+
 _CLOSEST = 1e-6  # sqrt(1e-12), the smallest distance between two samples
 _GUARD = 1e-12  # of a norm
 
@@ -213,19 +215,6 @@ def diversity_weight(diversity: Tensor, lam: float = 0.03) -> Tensor:
 def _distance(a: Tensor, b: Tensor) -> Tensor:
     """Row by row, with a gradient of zero where the rows coincide."""
     return (a - b).square().sum(1).clamp(min=_CLOSEST**2).sqrt()
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """The same numbers, half precision as float32.
-
-    Args:
-        x: floating point.
-
-    Example:
-        >>> at_least_float32(torch.zeros(1, dtype=torch.bfloat16)).dtype
-        torch.float32
-    """
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _check_features(feats: Tensor, labels: Tensor, name: str, label_name: str) -> None:

@@ -8,20 +8,19 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from lit_methods.ad_cluster.jaccard import k_reciprocal_rerank
 from lit_methods.ad_cluster.model import ReIDEncoder
-from lit_methods.ad_cluster.pictures import ranked_list
 from lit_methods.backbones.weights import load_weights, read_weights
 from lit_methods.classification import Normalize, check_rgb
 from lit_methods.contract import Described, ExportGraph
 from lit_methods.functional.drawing import caption
+from lit_methods.functional.framing import ranked_list
 from lit_methods.functional.modes import evaluating
 from lit_methods.functional.pictures import read_rgb
-from lit_methods.inference import as_image, find_pictures, prepare_inputs
+from lit_methods.inference import as_image, find_pictures, prepare_inputs, stretch
 from lit_methods.metrics.reid import ReIDRanking
 
 BATCH_SIZE = 32  # of the user's pictures
@@ -175,9 +174,7 @@ class PersonRetrieval(Described, LightningModule):
     @staticmethod
     def view(image: Tensor, size: Sequence[int] | None) -> Tensor:
         """A person's picture stretched to the encoder's height and width, as in training: nothing is cut off."""
-        if size is None or tuple(image.shape[1:]) == tuple(size[1:]):
-            return image
-        return F.interpolate(image[None], list(size[1:]), mode="bilinear", antialias=True)[0].clamp(0, 1)
+        return stretch(image, size)
 
     def prepare_inputs(
         self, paths: Sequence[str | Path], gallery: str | None = None, top: int = 10

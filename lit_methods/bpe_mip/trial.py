@@ -20,6 +20,7 @@ from lit_methods.bpe_mip.model import DartsCellNetwork
 from lit_methods.bpe_mip.search_space import Genotype, Recipe
 from lit_methods.bpe_mip.trial_images import TrialImages
 from lit_methods.functional.draws import hash64, purpose
+from lit_methods.functional.precision import at_least_float32
 
 MOMENTUM, WEIGHT_DECAY, CLIP, AUXILIARY_WEIGHT = 0.9, 3e-4, 5.0, 0.4  # of all stand-alone trainings of the paper
 _INIT = purpose("bpe_mip/init")
@@ -211,11 +212,7 @@ def trial_loss(logits: Tensor, auxiliary: Tensor | None, label: Tensor) -> Tenso
         >>> round(float(trial_loss(torch.zeros(1, 2), torch.zeros(1, 2), torch.tensor([0]))), 4)  # 1.4 log 2
         0.9704
     """
-    loss = F.cross_entropy(_at_least_float32(logits), label)
+    loss = F.cross_entropy(at_least_float32(logits), label)
     if auxiliary is None:
         return loss
-    return loss + AUXILIARY_WEIGHT * F.cross_entropy(_at_least_float32(auxiliary), label)
-
-
-def _at_least_float32(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return loss + AUXILIARY_WEIGHT * F.cross_entropy(at_least_float32(auxiliary), label)

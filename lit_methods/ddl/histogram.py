@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lit_methods.ddl.similarity import at_least_float32
+from lit_methods.functional.precision import at_least_float32
 
 KERNELS = ("gaussian", "triangular")
 _NEVER_UNDERFLOWS = 80.0  # exp(-80) is above the least float32, and cosines are at most 1 from nodes on [0, 1]

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lit_methods.ddl.functional import DDLOutput, check_options, ddl_loss
-from lit_methods.ddl.similarity import at_least_float32, check_embeddings, check_labels, unit_norm
+from lit_methods.ddl.similarity import check_embeddings, check_labels, unit_norm
+from lit_methods.functional.precision import at_least_float32
 
 _RADICAND = 1e-12  # of the sine: its gradient is infinite where the cosine is 1
 

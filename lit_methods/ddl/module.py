@@ -17,6 +17,7 @@ from lit_methods.backbones.weights import untrained
 from lit_methods.ddl.functional import DDLOutput
 from lit_methods.ddl.model import ArcFaceHead, CosFaceHead, DistributionDistillationLoss
 from lit_methods.ddl.recognition import FaceRecognition
+from lit_methods.functional.precision import at_least_float32
 from lit_methods.functional.processes import gather_rows
 
 Batch = dict[str, dict[str, Any]]
@@ -259,7 +260,7 @@ class DDL(FaceRecognition):
         if paired:
             images += [image for name in names for image in batch[name]["pair"]]
         features = self.features(model, torch.cat(images))
-        features = features.to(torch.promote_types(features.dtype, torch.float32))  # all that follows is float32
+        features = at_least_float32(features)  # all that follows is float32
         sizes = [len(image) for image in images]
         singles = features.split(sizes)[: len(names)]
         order = list(batch)  # that of the data, and of heads where there are several

@@ -17,6 +17,7 @@ from lit_methods.contract import Described, ExportGraph
 from lit_methods.ddl.encoder import build_encoder
 from lit_methods.ddl.evaluation import EvaluationFigures, Pairs, Persons
 from lit_methods.ddl.faces import OwnFaces
+from lit_methods.functional.precision import at_least_float32
 from lit_methods.metrics.reid import ReIDRanking
 from lit_methods.metrics.verification import TARAtFAR
 
@@ -121,7 +122,7 @@ class FaceRecognition(OwnFaces, Described, LightningModule):
         if not len(image):
             return image.new_zeros(0, self.num_features)
         features = self.features(model, torch.cat([image, image.flip(3)]) if self.hparams["flip"] else image)
-        features = features.to(torch.promote_types(features.dtype, torch.float32))
+        features = at_least_float32(features)
         return F.normalize(sum(features.chunk(2)) if self.hparams["flip"] else features)  # type: ignore[arg-type]
 
     # -- evaluation ---------------------------------------------------------------------------------------------------

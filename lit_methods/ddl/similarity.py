@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lit_methods.functional.precision import at_least_float32
+
 NEGATIVES = ("hardest", "official")
 _ZERO = 1e-12  # norms up to here are taken for zero, as torch.nn.functional.normalize does
 
@@ -134,19 +136,6 @@ def unit_norm(x: Tensor, dim: int = 1) -> Tensor:
     x = at_least_float32(x)
     norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
     return x / norm.clamp(min=_ZERO) * (norm > _ZERO)
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """The same numbers, half precision as float32.
-
-    Args:
-        x: floating point.
-
-    Example:
-        >>> at_least_float32(torch.zeros(1, dtype=torch.bfloat16)).dtype
-        torch.float32
-    """
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def check_mode(mode: str, name: str) -> None:
