@@ -93,7 +93,8 @@ class FaceFolderDataModule(LightningDataModule):
         >>> import tempfile
         >>> from datamodules.demo import write_faces
         >>> with tempfile.TemporaryDirectory() as root:
-        ...     data = FaceFolderDataModule(str(write_faces(root)), difficulty="difficulty.csv", b=2, num_workers=0)
+        ...     root = str(write_faces(root, train_ids=2, val_ids=2, test_ids=2, folds=1, size=16))
+        ...     data = FaceFolderDataModule(root, difficulty="difficulty.csv", b=2, num_workers=0)
         ...     data.setup("fit")
         ...     batch = next(iter(data.train_dataloader()))
         >>> data.branch_names, batch["hard"]["image"].shape, len(batch["easy"]["pair"])

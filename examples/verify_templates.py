@@ -1,6 +1,6 @@
 """The 1:1 protocol of IJB-B and IJB-C on files in their layout: align, embed, one vector per template, TAR at FAR.
 
-Runs as it is, on drawn faces, in seconds: heads tilted by up to 40 degrees anywhere in the picture, and a network that
+Runs as it is, on drawn faces, in seconds: heads of few pixels, tilted by up to 40 degrees, and a network that
 was never trained, whose figures say nothing of faces. For IJB leave ``write_ijb`` out, ``root`` being the folder that
 holds ``loose_crop`` and ``meta``, and take a trained network: ``Predictor.from_checkpoint(path).module``.
 """
@@ -18,6 +18,7 @@ from torch import Tensor
 from datamodules.demo.face_drawing import Light, Pose, draw_face
 from datamodules.demo.face_identity import face_identity
 from datamodules.ijb_files import read_landmarks, read_template_pairs, read_templates
+from datamodules.low_resolution import low_resolution
 from lit_methods import FaceRecognition
 from lit_methods.functional.face_alignment import align_face
 from lit_methods.functional.pictures import read_rgb
@@ -37,8 +38,8 @@ def write_ijb(root: Path, people: int = 20, size: int = 160) -> None:
         who = face_identity(template // 2)
         tilt, right, down = random.uniform((-40, -0.3, -0.3), (40, 0.3, 0.3))
         light = Light(random.uniform(-80, 80), strength=0.5, gain=tuple(random.uniform(0.6, 1.1, 3)))
-        picture = draw_face(who, Pose(0, tilt, (right, down), 0.55), light, size)
-        Image.fromarray(picture).save(root / "loose_crop" / name, quality=95)
+        drawn = Image.fromarray(draw_face(who, Pose(0, tilt, (right, down), 0.55), light, size))
+        low_resolution(drawn, 8 if number % 3 else 5).save(root / "loose_crop" / name)
         members.append(f"{name} {template} {media}")
         eyes, mouth = who.eye_height, who.mouth_height
         face = [complex(-who.eye_gap, eyes), complex(who.eye_gap, eyes), complex(0, eyes + who.nose_long)]

@@ -102,7 +102,8 @@ class TestTraining:
         assert set((who(seconds)[:, 1] % 2).tolist()) == odd
 
     def test_each_picture_is_mirrored_on_its_own(self, root):
-        batches = [batch for epoch in range(8) for batch in steps(ready(root, difficulty="difficulty.csv"), epoch)]
+        data = ready(root, difficulty="difficulty.csv")
+        batches = [batch for epoch in range(8) for batch in steps(data, epoch)]
         first, second = (
             torch.cat([mirrored(part["pair"][i]) for batch in batches for part in batch.values()]) for i in range(2)
         )

@@ -114,7 +114,9 @@ def test_workers_and_ranks_give_what_one_process_gives(root, form):
     parts = []
     for rank in (0, 1):
         sampler = ShardSampler(faces, 2, rank)
-        parts += list(EvaluationLoader(faces, sampler=sampler, **loader_options(2, 1, 0)))
+        parts += list(
+            EvaluationLoader(faces, sampler=sampler, **loader_options(2, rank, 0))
+        )  # one of them has a worker
     once = next(iter(DataLoader(faces, **loader_options(100, 0, 0))))
     order = torch.cat([batch["index"] for batch in parts])
     assert sorted(order.tolist()) == list(range(len(faces)))

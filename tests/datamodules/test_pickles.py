@@ -83,14 +83,22 @@ class Forged:
         return self.parts
 
 
-def forged_dtype(code, fields=None, names=None, size=-1):
+def forged_dtype(code, fields=None, names=None, size=-1, alignment=-1, version=3):
     """A dtype of objects that says of itself, in the last number, that it holds none."""
-    return Forged(np.dtype, (code, False, True), (3, "|", None, names, fields, size, 1 if size > 0 else -1, 0))
+    return Forged(np.dtype, (code, False, True), (version, "|", None, names, fields, size, alignment, 0))
 
 
 @pytest.mark.parametrize("protocol", range(2, 6))
 @pytest.mark.parametrize(
-    "dtype", [("O8",), ("V8", {"a": (np.dtype("O"), 0)}, ("a",), 8), ("S8", None, None, 80)], ids=["O", "V", "S"]
+    "dtype",
+    [
+        ("O8",),
+        ("V8", {"a": (np.dtype("O"), 0)}, ("a",), 8, 1),
+        ("S8", None, None, 80, 1),
+        ("S8", None, None, 8, 16),
+        ("S8", None, None, 8, 1, 2),
+    ],
+    ids=["O", "V", "S", "alignment", "version"],
 )
 def test_bytes_do_not_pass_for_addresses(protocol, dtype):
     from numpy._core.multiarray import _reconstruct, scalar

@@ -100,6 +100,7 @@ def test_outside_is_black():
     assert aligned[20:].max() == aligned[:, 20:].max() == 0
 
 
+@pytest.mark.filterwarnings("error")  # NumPy warns of a cast that cannot be
 def test_points_far_away_are_black_rather_than_an_overflow():
     assert not align_face(smooth(20, 20), REFERENCE_POINTS * 1e20 + 1e22).any()
 

@@ -31,13 +31,14 @@ def plain_kfold(distances, same, n_folds):
     accuracies, chosen, rates, rejects = [], [], [], []
     for fold in folds:
         others = np.setdiff1d(np.arange(len(same)), fold)
-        on_others = [np.mean((distances[others] < t) == same[others]) for t in thresholds]
+        on_others = np.mean((distances[others, None] < thresholds) == same[others, None], axis=0)
         best = thresholds[int(np.argmax(on_others))]
         accuracies.append(np.mean((distances[fold] < best) == same[fold]))
         chosen.append(best)
         rejects += [i for i in fold if same[i] and not distances[i] < best]
         d, s = distances[fold], same[fold]
-        rates.append([[np.mean(d[kind] < t) if kind.any() else 0.0 for t in thresholds] for kind in (s, ~s)])
+        below = d[:, None] < thresholds
+        rates.append([below[kind].mean(0) if kind.any() else np.zeros(len(thresholds)) for kind in (s, ~s)])
     return accuracies, chosen, np.mean(rates, axis=0), rejects
 
 
@@ -136,7 +137,7 @@ def test_tar_at_far_is_the_official_one(vectors, name, method, key):
 def test_tar_at_far_on_many_small_lists(method, points):
     targets = [0, 1e-6, 0.01, 0.05, 0.1, 0.125, 0.25, 1 / 3, 0.5, 0.75, 0.9, 1]
     infinite = 0
-    for seed in range(150):
+    for seed in range(90):
         draw = np.random.default_rng(seed)
         labels = (draw.random(draw.integers(2, 60)) < draw.random()).astype(int)
         labels[:2] = [0, 1]
@@ -147,7 +148,7 @@ def test_tar_at_far_on_many_small_lists(method, points):
         expected = points(scores, labels, targets)
         np.testing.assert_array_equal(torch.stack(found).numpy(), expected, err_msg=str(seed))
         infinite += np.isinf(expected).sum()
-    assert infinite > 20  # lists whose first score accepts too many
+    assert infinite > 10  # lists whose first score accepts too many
 
 
 def test_a_target_below_one_impostor_is_far_zero():

@@ -374,6 +374,8 @@ def test_gradients_are_those_of_finite_differences(options, detach_teacher):
 
     student = [x.clone().requires_grad_() for x in (neg[1], *pos[1])]
     assert torch.autograd.gradcheck(loss, student)
+    if detach_teacher:
+        return
 
     def as_teacher(*leaves):
         return ddl_loss([leaves[0], neg[1]], [leaves[1:], pos[1]], 1.0, 1.0, nodes=nodes, **options).loss
@@ -431,6 +433,13 @@ def test_autocast_leaves_the_loss_in_float32():
     assert_close(out.neg_sims, known.neg_sims, rtol=0, atol=0)
 
 
+def test_autocast_does_not_blur_the_search_for_the_hardest():
+    x = torch.randn(8) + 0.05 * torch.randn(40, 8)  # cosines that differ by less than bfloat16 tells
+    known = hardest_negative_similarity(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_close(hardest_negative_similarity(x), known, rtol=0, atol=0)
+
+
 def test_padded_sets_are_what_they_are_alone():
     sims, nodes = torch.rand(2, 5, dtype=torch.float64), torch.linspace(0, 1, 50, dtype=torch.float64)
     keep = torch.tensor([[True] * 5, [True, True, True, False, False]])
@@ -465,6 +474,8 @@ NEG, POS = [torch.rand(3, 2)] * 2, [(torch.rand(3, 2),) * 2] * 2
         ({"pos": [POS[0], (torch.rand(3, 2), torch.rand(2, 2))]}, r"pos\[1\] must be two tensors of one shape"),
         ({"neg_labels": [torch.arange(3)]}, "neg_labels has 1 branches"),
         ({"neg_labels": [torch.arange(3), torch.arange(2)]}, r"neg_labels\[1\] must be \(3,\) whole numbers"),
+        ({"neg_labels": [torch.arange(3), torch.rand(3)]}, r"neg_labels\[1\] must be .* whole numbers.*float32"),
+        ({"neg_labels": [torch.rand(3) > 2, torch.arange(3)]}, r"neg_labels\[0\] must be .* whole numbers.*bool"),
         ({"pos_kl_weight": -0.1}, "pos_kl_weight=-0.1 must not be negative"),
         ({"order_weight": float("nan")}, "order_weight=nan must not be negative"),
         ({"eps": 0.0}, "eps=0.0 must be above 0"),

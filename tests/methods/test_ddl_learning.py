@@ -93,8 +93,8 @@ def fine_tuned(seed, steps, weights):
 
 
 def test_a_short_fine_tuning_finds_more_hard_samples():
-    """Measured: 0.298 without, 0.385 with."""
-    without, with_loss = fine_tuned(0, 100, [0, 8])
+    """Measured: 0.250 without, 0.302 with."""
+    without, with_loss = fine_tuned(0, 60, [0, 8])
     assert with_loss > without + 0.03
 
 

@@ -63,11 +63,25 @@ def test_margin_turns_the_target_by_an_angle():
 def test_a_cosine_of_one_has_a_finite_gradient(head_class):
     for dtype in (torch.float32, torch.float64):
         head = head_class(4, 3).to(dtype)
+        head.kernel.data[:, 0] = torch.eye(4)[0]  # so that one is exact
         for sign in (1, -1):
             embeddings = (sign * head.kernel.detach().t().clone()).requires_grad_()
             F.cross_entropy(head(embeddings, torch.arange(3)), torch.arange(3)).backward()
             assert embeddings.grad.isfinite().all()
             assert head.kernel.grad.isfinite().all()
+
+
+def test_the_sine_of_arcface_is_a_millionth_at_least():
+    head = ArcFaceHead(2, 1, scale=1.0).double()
+    head.kernel.data = torch.eye(2, 1, dtype=torch.float64)
+    (logit,) = head(torch.tensor([[3.0, 0.0]], dtype=torch.float64), torch.tensor([0]))
+    assert logit.item() == pytest.approx(math.cos(0.5) - 1e-6 * math.sin(0.5), abs=1e-12)
+
+
+@HEADS
+def test_rounding_makes_no_cosine_above_one(head_class):
+    head = head_class(64, 500, scale=1.0)
+    assert head(head.kernel.detach().t()).abs().max() == 1
 
 
 @HEADS
@@ -123,6 +137,8 @@ def test_labels_outside_of_the_classes_are_refused(head_class, wrong):
         (lambda: ArcFaceHead(4, 3, scale=0.0), "scale=0.0 must be above 0"),
         (lambda: ArcFaceHead(4, 3, margin=3.2), "margin=3.2 must be an angle"),
         (lambda: CosFaceHead(4, 3, margin=-0.1), "margin=-0.1 must not be negative"),
+        (lambda: CosFaceHead(4, 3, margin=math.nan), "margin=nan must not be negative"),
+        (lambda: ArcFaceHead(4, 3, scale=math.nan), "scale=nan must be above 0"),
         (lambda: ArcFaceHead(4, 3)(torch.randn(2, 5)), "embeddings have 5 features, but in_features=4"),
         (lambda: ArcFaceHead(4, 3)(torch.randn(4)), r"embeddings must be embeddings \(n, d\)"),
         (lambda: ArcFaceHead(4, 3)(torch.randn(2, 4), torch.arange(3)), r"labels must be \(2,\) whole numbers"),

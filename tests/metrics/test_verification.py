@@ -218,48 +218,63 @@ def test_a_collection_keeps_the_metrics_apart():
         collection.reset()
 
 
-def on_rank(rank, folder, shares, cls, kwargs, results):
+def on_rank(rank, folder, jobs, results):
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=len(shares))
-    metric = cls(**kwargs)
-    if shares[rank] is not None:
-        metric.update(*shares[rank])
-    values = {name: float(value) for name, value in metric.compute().items()}
-    mine = sum(map(len, getattr(metric, next(iter(metric.columns)))))  # what was gathered is given back
-    results.put((rank, values, mine))
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    for name, (cls, kwargs, shares) in jobs.items():
+        metric = cls(**kwargs)
+        if shares[rank] is not None:
+            metric.update(*shares[rank])
+        values = {key: float(value) for key, value in metric.compute().items()}
+        mine = sum(map(len, getattr(metric, next(iter(metric.columns)))))  # what was gathered is given back
+        results.put((name, rank, values, mine))
     torch.distributed.destroy_process_group()
 
 
-def in_two_processes(folder, shares, cls, kwargs):
-    fork = multiprocessing.get_context("fork")
+SHARES = ["every other row and some twice", "nothing", "an empty batch", "no index"]
+
+
+def shared_out(rows, share):
+    """What each of two processes sees."""
+    if share == "every other row and some twice":  # as a sampler deals 203 rows to two, with repeats at the end
+        return [[part[place] for part in rows] for place in (torch.arange(0, 203, 2), torch.arange(1, 215, 2) % 203)]
+    if share == "no index":
+        return [[part[:120] for part in rows[:-1]], [part[120:] for part in rows[:-1]]]
+    return [None if share == "nothing" else [part[:0] for part in rows], rows]
+
+
+@pytest.fixture(scope="module")
+def in_two_processes(tmp_path_factory):
+    """Per kind and share what either process gives: they start once for all."""
+    jobs = {
+        (name, share): (cls, kwargs, shared_out(make(), share))
+        for name, (cls, kwargs, make) in KINDS.items()
+        for share in SHARES
+    }
+    fork, folder = multiprocessing.get_context("fork"), tmp_path_factory.mktemp("two")
     results = fork.SimpleQueue()
-    processes = [fork.Process(target=on_rank, args=(rank, folder, shares, cls, kwargs, results)) for rank in range(2)]
+    processes = [fork.Process(target=on_rank, args=(rank, folder, jobs, results)) for rank in range(2)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(60)
         if process.is_alive():
             process.kill()
-    assert [process.exitcode for process in processes] == [0, 0]
-    return sorted((results.get() for _ in processes), key=lambda item: item[0])
+    found = {job: [None, None] for job in jobs}
+    while not results.empty():  # those before an error
+        job, rank, *answer = results.get()
+        found[job][rank] = answer
+    return found
 
 
-@pytest.mark.parametrize("share", ["every other row and some twice", "nothing", "an empty batch", "no index"])
-def test_two_processes_give_what_one_gives(kind, share, tmp_path):
-    cls, kwargs, make = kind
-    rows = list(make())
-    if share == "every other row and some twice":  # as a sampler deals 203 rows to two, with repeats at the end
-        places = (torch.arange(0, 203, 2), torch.arange(1, 215, 2) % 203)
-        shares = [[part[place] for part in rows] for place in places]
-    elif share == "no index":
-        rows = rows[:-1]
-        shares = [[part[:120] for part in rows], [part[120:] for part in rows]]
-    else:
-        shares = [None if share == "nothing" else [part[:0] for part in rows], rows]
-    sizes = [0 if given is None else len(given[0]) for given in shares]
-    expected = measured(cls, kwargs, rows)
-    found = in_two_processes(tmp_path, shares, cls, kwargs)
-    assert found == [(rank, expected, sizes[rank]) for rank in range(2)]
+@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("name", KINDS)
+def test_two_processes_give_what_one_gives(name, share, in_two_processes):
+    cls, kwargs, make = KINDS[name]
+    rows = make()
+    expected = measured(cls, kwargs, rows[:-1] if share == "no index" else rows)
+    sizes = [0 if given is None else len(given[0]) for given in shared_out(rows, share)]
+    assert in_two_processes[name, share] == [[expected, size] for size in sizes]
 
 
 def test_processes_with_other_embeddings_are_an_error_on_all():
