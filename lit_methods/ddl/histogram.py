@@ -53,8 +53,11 @@ def soft_histogram(sims: Tensor, nodes: Tensor, gamma: float = 50.0, kernel: str
         raise ValueError(
             f"nodes begin with {float(nodes[0])}, {float(nodes[1])}; the triangular kernel wants them ascending"
         )
+    sims = at_least_float32(sims)[None]
+    if not torch.is_autocast_enabled(sims.device.type):  # which few histograms would notice
+        return histograms(sims, nodes, gamma, kernel)[0]
     with torch.autocast(sims.device.type, enabled=False):
-        return histograms(at_least_float32(sims)[None], nodes, gamma, kernel)[0]
+        return histograms(sims, nodes, gamma, kernel)[0]
 
 
 def histograms(
@@ -86,10 +89,25 @@ def histograms(
         if keep is not None:
             weights = torch.where(keep[..., None], weights, 0)
         at_nodes = weights.sum(1)
-    else:
+    elif sims.requires_grad and torch.is_grad_enabled():
         at_nodes = _GaussianSums.apply(sims, nodes, gamma, keep)
+    else:
+        at_nodes = _gaussian(sims, nodes, gamma, keep).sum(1)
     mass = at_nodes.sum(1, keepdim=True)
+    if kernel == "gaussian" and keep is None:  # there is always some
+        return at_nodes / mass
     return at_nodes / torch.where(mass == 0, 1, mass)
+
+
+def _gaussian(sims: Tensor, nodes: Tensor, gamma: float, keep: Tensor | None) -> Tensor:
+    """The kernel (S, n, R), up to a factor per set."""
+    weights = (sims[..., None] - nodes).square_().mul_(-gamma)
+    if gamma > _NEVER_UNDERFLOWS:
+        exponents = weights if keep is None else weights.masked_fill(~keep[..., None], -torch.inf)
+        greatest = exponents.amax((1, 2), keepdim=True)
+        weights = exponents - torch.where(greatest == -torch.inf, 0, greatest)
+    weights.exp_()
+    return weights if keep is None else weights.mul_(keep[..., None])
 
 
 class _GaussianSums(torch.autograd.Function):
@@ -100,14 +118,7 @@ class _GaussianSums(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, sims: Tensor, nodes: Tensor, gamma: float, keep: Tensor | None) -> Tensor:
-        weights = (sims[..., None] - nodes).square_().mul_(-gamma)
-        if gamma > _NEVER_UNDERFLOWS:
-            exponents = weights if keep is None else weights.masked_fill(~keep[..., None], -torch.inf)
-            greatest = exponents.amax((1, 2), keepdim=True)
-            weights = exponents - torch.where(greatest == -torch.inf, 0, greatest)
-        weights.exp_()
-        if keep is not None:
-            weights.mul_(keep[..., None])
+        weights = _gaussian(sims, nodes, gamma, keep)
         ctx.save_for_backward(sims, nodes, weights)
         ctx.gamma = gamma
         return weights.sum(1)
@@ -116,8 +127,9 @@ class _GaussianSums(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         sims, nodes, weights = ctx.saved_tensors
-        pulled = torch.stack([gradient, gradient * nodes], 1) @ weights.mT  # (S, 2, n)
-        return 2 * ctx.gamma * (pulled[:, 1] - sims * pulled[:, 0]), None, None, None
+        pulled = torch.stack([gradient, gradient * nodes], 2)  # (S, R, 2)
+        level, moment = (weights @ pulled).mul_(2 * ctx.gamma).unbind(2)
+        return torch.addcmul(moment, sims, level, value=-1), None, None, None
 
 
 def check_nodes(nodes: Tensor) -> None:
