@@ -1,12 +1,11 @@
 """What processes tell each other, in two of them."""
 
-import multiprocessing
-
 import pytest
 import torch
 from torch.testing import assert_close
 
 from lit_methods.functional.processes import gather_objects, gather_rows, in_company
+from tests.forked import answers_of
 
 
 def rows(rank):
@@ -19,34 +18,18 @@ def _loss(mine):
     return (mine[:, None] - everybody).square().mean(), everybody
 
 
-def _process(rank, folder, results):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    try:
-        mine = rows(rank).requires_grad_()
-        loss, everybody = _loss(mine)
-        loss.backward()
-        plain = gather_rows(rows(rank).t().long())  # not contiguous, not floating point
-        told = gather_objects({"rank": rank})
-        results.put((rank, everybody.tolist(), mine.grad.tolist(), plain.tolist(), plain.requires_grad, told))
-    finally:
-        torch.distributed.destroy_process_group()
+def _process(rank, put):
+    mine = rows(rank).requires_grad_()
+    loss, everybody = _loss(mine)
+    loss.backward()
+    plain = gather_rows(rows(rank).t().long())  # not contiguous, not floating point
+    told = gather_objects({"rank": rank})
+    put((rank, everybody.tolist(), mine.grad.tolist(), plain.tolist(), plain.requires_grad, told))
 
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
-    context = multiprocessing.get_context("fork")
-    results = context.SimpleQueue()
-    folder = tmp_path_factory.mktemp("processes")
-    processes = [context.Process(target=_process, args=(rank, folder, results), daemon=True) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-        if process.is_alive():
-            process.kill()
-    assert [process.exitcode for process in processes] == [0, 0]
-    return {rank: found for rank, *found in (results.get() for _ in processes)}
+    return {rank: found for rank, *found in answers_of(_process, 2, tmp_path_factory.mktemp("processes"))}
 
 
 def test_rows_come_in_the_order_of_the_ranks_on_every_process(answers):

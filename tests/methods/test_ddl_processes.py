@@ -1,7 +1,5 @@
 """DDL's gradient in several processes beside that of one."""
 
-import multiprocessing
-
 import pytest
 import torch
 from torch import nn
@@ -10,6 +8,7 @@ from torch.testing import assert_close
 
 from lit_methods.ddl.functional import ddl_loss
 from lit_methods.functional.processes import gather_rows
+from tests.forked import answers_of
 from tests.methods.test_ddl_functional import OFFICIAL, drawn
 
 ROWS, OPTIONS = 12, {"paper": {}, "official": OFFICIAL}
@@ -32,32 +31,15 @@ def gradient_of(network, rank=0, world=1, **options):
     return next(network.parameters()).grad.tolist()
 
 
-def _process(rank, world, folder, results):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
-    try:
-        network = DistributedDataParallel(encoder())
-        results.put((rank, {name: gradient_of(network, rank, world, **words) for name, words in OPTIONS.items()}))
-    finally:
-        torch.distributed.destroy_process_group()
+def _process(rank, world, put):
+    network = DistributedDataParallel(encoder())
+    put({name: gradient_of(network, rank, world, **words) for name, words in OPTIONS.items()})
 
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_the_gradient_of_several_processes_is_that_of_one(world, tmp_path):
-    context = multiprocessing.get_context("fork")
-    results = context.SimpleQueue()
-    processes = [
-        context.Process(target=_process, args=(rank, world, tmp_path, results), daemon=True) for rank in range(world)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-        if process.is_alive():
-            process.kill()
-    assert [process.exitcode for process in processes] == [0] * world
     alone = {name: gradient_of(encoder(), **words) for name, words in OPTIONS.items()}
-    for _, answers in (results.get() for _ in processes):
+    for answers in answers_of(_process, world, tmp_path, world):
         for name, found in answers.items():
             one, several = (torch.tensor(gradient, dtype=torch.float64) for gradient in (alone[name], found))
             assert one.abs().max() > 1e-2

@@ -1,7 +1,5 @@
 """Re-identification as a metric: the same from any order, batches and processes; rows that come twice count once."""
 
-import multiprocessing
-
 import numpy as np
 import pytest
 import torch
@@ -10,6 +8,7 @@ from torch.testing import assert_close
 
 from lit_methods.functional.ranking import evaluate_ranking
 from lit_methods.metrics import ReIDRanking
+from tests.forked import answers_of
 
 KEYS = ["mAP", "mINP", "rank1", "rank5", "rank10"]
 
@@ -192,16 +191,13 @@ def test_real_ids_with_features_of_their_ids_are_perfect(shared):
     assert metric.invalid_queries == sum(alone)
 
 
-def on_rank(rank, folder, shares, results):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=len(shares))
+def on_rank(rank, shares, put):
     metric = ReIDRanking()
     if shares[rank] is not None:
         metric.update(*shares[rank])
     values = metric.compute()
     mine = len(metric.features[0]) if metric.features else 0  # what was gathered is given back
-    results.put((rank, {k: float(v) for k, v in values.items()}, metric.invalid_queries, mine))
-    torch.distributed.destroy_process_group()
+    put((rank, {k: float(v) for k, v in values.items()}, metric.invalid_queries, mine))
 
 
 @pytest.mark.parametrize("share", ["every other row and some twice", "all of it", "nothing but an empty batch"])
@@ -217,18 +213,8 @@ def test_two_processes_give_what_one_gives(share, tmp_path):
         ]
     else:
         shares = [rows, None if share == "all of it" else [part[:0] for part in rows]]
-    fork = multiprocessing.get_context("fork")
-    results = fork.SimpleQueue()
-    processes = [fork.Process(target=on_rank, args=(rank, tmp_path, shares, results)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-        if process.is_alive():
-            process.kill()
-    assert [process.exitcode for process in processes] == [0, 0]
     expected = {k: float(v) for k, v in whole.compute().items()}
-    found = sorted((results.get() for _ in processes), key=lambda item: item[0])
+    found = sorted(answers_of(on_rank, 2, tmp_path, shares), key=lambda item: item[0])
     sizes = [0 if s is None else len(s[0]) for s in shares]
     assert found == [(rank, expected, whole.invalid_queries, sizes[rank]) for rank in range(2)]
 

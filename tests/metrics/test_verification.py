@@ -1,7 +1,5 @@
 """Verification and identification as metrics: the same from any batches and processes; what comes twice counts once."""
 
-import multiprocessing
-
 import numpy as np
 import pytest
 import torch
@@ -16,6 +14,7 @@ from lit_methods.metrics.verification import (
     rank1_identification,
     tar_at_far,
 )
+from tests.forked import answers_of
 
 TARGETS = (0.3, 0.1, 0.01)
 
@@ -218,17 +217,14 @@ def test_a_collection_keeps_the_metrics_apart():
         collection.reset()
 
 
-def on_rank(rank, folder, jobs, results):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+def on_rank(rank, jobs, put):
     for name, (cls, kwargs, shares) in jobs.items():
         metric = cls(**kwargs)
         if shares[rank] is not None:
             metric.update(*shares[rank])
         values = {key: float(value) for key, value in metric.compute().items()}
         mine = sum(map(len, getattr(metric, next(iter(metric.columns)))))  # what was gathered is given back
-        results.put((name, rank, values, mine))
-    torch.distributed.destroy_process_group()
+        put((name, rank, values, mine))
 
 
 SHARES = ["every other row and some twice", "nothing", "an empty batch", "no index"]
@@ -251,18 +247,8 @@ def in_two_processes(tmp_path_factory):
         for name, (cls, kwargs, make) in KINDS.items()
         for share in SHARES
     }
-    fork, folder = multiprocessing.get_context("fork"), tmp_path_factory.mktemp("two")
-    results = fork.SimpleQueue()
-    processes = [fork.Process(target=on_rank, args=(rank, folder, jobs, results)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-        if process.is_alive():
-            process.kill()
     found = {job: [None, None] for job in jobs}
-    while not results.empty():  # those before an error
-        job, rank, *answer = results.get()
+    for job, rank, *answer in answers_of(on_rank, 2, tmp_path_factory.mktemp("two"), jobs):
         found[job][rank] = answer
     return found
 
