@@ -94,7 +94,9 @@ def _update(values: dict[str, Any], items: Any) -> dict[str, Any]:
         *outer, key = item.nested_key or [item.key]
         inner = values
         for name in outer:
-            inner = inner.setdefault(name, {})
+            if not isinstance(inner.get(name), dict):  # a number before: what came last counts
+                inner[name] = {}
+            inner = inner[name]
         inner[key] = json.loads(item.value_json)
     return values
 
