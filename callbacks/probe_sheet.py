@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from callbacks.report import RunReport
 from lit_methods.ddl.evaluation import Probes
 from lit_methods.functional.drawing import grid
 from lit_methods.functional.framing import PLAIN, RIGHT, WRONG, framed, labelled
+from lit_methods.functional.identification import nearest_entries
 from lit_methods.functional.processes import gather_objects
 
 COLUMNS = ["probe", "group", "nearest", "similarity", "right"]
@@ -83,12 +83,11 @@ class ProbeSheet(Callback):
         table: list[list[Any]] = []
         if not len(gallery):
             return cells, table
-        known = F.normalize(embeddings[gallery].double())
         for number, name in enumerate(faces.groups):
             probes = (group == number).nonzero().flatten()
             if not len(probes):  # a limit on batches left them out
                 continue
-            similarity, place = (F.normalize(embeddings[probes].double()) @ known.T).max(1)
+            place, similarity = nearest_entries(embeddings[gallery], embeddings[probes])
             nearest = gallery[place]
             right = labels[nearest] == labels[probes]
             for i in _chosen(right, self.per_group):

@@ -196,18 +196,14 @@ def split_several(sources: dict[str, FaceFiles], identities: str | None = None) 
     if identities is None:
         _require_own_names(parts)
     shared = identities == "shared"
-    spaces = [part.identities for part in parts]
-    known = sorted(
-        {name for space in spaces for name in space}, key=int if all(part.labelled for part in parts) else None
-    )
-    if not shared:
-        known = [name for space in spaces for name in space]
-    number_of = {name: number for number, name in enumerate(known)}
-    persons, start = [], 0
-    for part in parts:
-        own = np.array([number_of[name] for name in part.identities]) if shared else np.arange(len(part.identities))
-        persons.append((own if shared else own + start)[part.ids])
-        start += len(part.identities)
+    known = [name for part in parts for name in part.identities]
+    if shared:
+        known = sorted(set(known), key=int if all(part.labelled for part in parts) else None)
+        number_of = {name: number for number, name in enumerate(known)}
+        persons = [np.array([number_of[name] for name in part.identities])[part.ids] for part in parts]
+    else:
+        starts = np.cumsum([0, *(len(part.identities) for part in parts)])
+        persons = [part.ids + start for part, start in zip(parts, starts[:-1], strict=True)]
     kinds = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     names = np.concatenate([part.names for part in parts])
     return FaceSplit(parts[0].root, names, np.concatenate(persons), known, kinds, list(sources), separate=not shared)

@@ -40,3 +40,14 @@ def last_checkpoint(run: Path) -> dict[str, Any]:
 def weights(run: Path) -> dict[str, torch.Tensor]:
     """Those in ``last.ckpt``."""
     return last_checkpoint(run)["state_dict"]
+
+
+def bit_equal(ours: Any, theirs: Any) -> bool:
+    """Whether parts of two checkpoints are the same, tensors anywhere in them bit for bit."""
+    if isinstance(theirs, torch.Tensor):
+        return torch.equal(ours, theirs)
+    if isinstance(theirs, dict):
+        return ours.keys() == theirs.keys() and all(bit_equal(ours[key], value) for key, value in theirs.items())
+    if isinstance(theirs, list | tuple):
+        return len(ours) == len(theirs) and all(map(bit_equal, ours, theirs))
+    return ours == theirs

@@ -19,7 +19,7 @@ from callbacks.pseudo_label_clustering import ClusterListener
 from lit_methods import ADCluster
 from lit_methods.cli import main
 from lit_methods.functional.archives import load_plain
-from tests.left_behind import last_checkpoint, metrics, read_rows, read_summary, timeless, weights
+from tests.left_behind import bit_equal, last_checkpoint, metrics, read_rows, read_summary, timeless, weights
 from tests.own_process import run_entry
 from tests.signals import send_now
 from tests.two_processes import Run, assert_equal_ranks, run as processes_run
@@ -363,24 +363,13 @@ def state(run: Path, callback: str) -> Any:
     return last_checkpoint(run)["callbacks"][callback]
 
 
-def same(ours: Any, theirs: Any) -> bool:
-    """Bit for bit, tensors anywhere in them."""
-    if isinstance(theirs, torch.Tensor):
-        return torch.equal(ours, theirs)
-    if isinstance(theirs, dict):
-        return ours.keys() == theirs.keys() and all(same(ours[key], value) for key, value in theirs.items())
-    if isinstance(theirs, list | tuple):
-        return len(ours) == len(theirs) and all(map(same, ours, theirs))
-    return ours == theirs
-
-
 def equal_runs(one: Path, other: Path, chosen: bool = True) -> None:
     """``chosen``: whether both have chosen the checkpoint to test by the same validations."""
     assert_close(weights(one), weights(other), rtol=0, atol=0)
     ours, theirs = last_checkpoint(one), last_checkpoint(other)
-    assert same(ours["optimizer_states"], theirs["optimizer_states"])
+    assert bit_equal(ours["optimizer_states"], theirs["optimizer_states"])
     for name in ("PseudoLabelClustering", "CameraStyleAugmentation", "DirectTransfer"):
-        assert same(ours["callbacks"][name], theirs["callbacks"][name]), name
+        assert bit_equal(ours["callbacks"][name], theirs["callbacks"][name]), name
     rows = [[row for row in metrics(run) if chosen or not row["test/mAP"]] for run in (one, other)]
     assert rows[0] == rows[1]
     table = Path("tables", "cluster_iterations.csv")
@@ -527,7 +516,7 @@ class KeepClusters(ClusterListener):
 def clusters(run: Run, iteration: int) -> dict[str, Any]:
     """What all processes heard of a clustering, which must be the same."""
     first, *others = [load_plain(run.path / f"{iteration}-{rank}.pt") for rank in range(len(run.codes))]
-    assert all(same(other, first) for other in others)
+    assert all(bit_equal(other, first) for other in others)
     return first
 
 
@@ -616,7 +605,7 @@ def of_the_generator(words, trained, tmp_path_factory, no_figures) -> Callable[.
         one = processes_run(words(changes, model), more, folder / "one")
         many = processes_run(words(changes, model, p=2, batch_size=8), more, folder / "many", 2)
         states = [rank["callbacks"]["CameraStyleAugmentation"] for rank in (*one.ranks, *many.ranks)]
-        assert same(states[1]["translation"], states[2]["translation"])
+        assert bit_equal(states[1]["translation"], states[2]["translation"])
         return states
 
     return make
@@ -646,7 +635,7 @@ def test_the_generators_figures_are_those_of_all_processes(of_the_generator, gan
 @pytest.mark.slow
 def test_a_new_generator_does_not_depend_on_the_number_of_processes(of_the_generator):
     one, first, _ = of_the_generator(pretrain_steps=0, gan_steps=0)
-    assert same(first["translation"], one["translation"])
+    assert bit_equal(first["translation"], one["translation"])
 
 
 def test_processes_agree_that_nothing_is_found(words, trained, tmp_path, no_figures):

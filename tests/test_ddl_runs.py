@@ -22,7 +22,7 @@ from lit_methods.ddl.encoder import ENCODERS
 from lit_methods.functional.archives import load_plain
 from tests.ddl_batches import Plain
 from tests.face_data import fill
-from tests.left_behind import last_checkpoint, metrics, read_rows, read_summary, timeless, weights
+from tests.left_behind import bit_equal, last_checkpoint, metrics, read_rows, read_summary, timeless, weights
 from tests.own_process import run_entry
 from tests.signals import send_now
 from tests.small_recipes import without_figures
@@ -182,26 +182,15 @@ def test_test_gives_the_same_figures_again(fitted, faces_root, tmp_path):
 # -- resume ------------------------------------------------------------------------------------------------------------
 
 
-def same(ours: Any, theirs: Any) -> bool:
-    """Bit for bit, tensors anywhere in them."""
-    if isinstance(theirs, torch.Tensor):
-        return torch.equal(ours, theirs)
-    if isinstance(theirs, dict):
-        return ours.keys() == theirs.keys() and all(same(ours[key], value) for key, value in theirs.items())
-    if isinstance(theirs, list | tuple):
-        return len(ours) == len(theirs) and all(map(same, ours, theirs))
-    return ours == theirs
-
-
 def equal_runs(one: Path, other: Path, validated: bool = True) -> None:
     """``validated``: whether both have made the same validations, and so tested the same checkpoint."""
     assert_close(weights(one), weights(other), rtol=0, atol=0)
     ours, theirs = last_checkpoint(one), last_checkpoint(other)
     for name in ("optimizer_states", "lr_schedulers", "lit_methods"):
-        assert same(ours[name], theirs[name]), name
+        assert bit_equal(ours[name], theirs[name]), name
     kept = [checkpoint["callbacks"]["SimilarityHistogramLogger"] for checkpoint in (ours, theirs)]
     assert kept[1]["steps"] == STEPS * (EPOCHS - PRETRAIN)
-    assert same(*kept)
+    assert bit_equal(*kept)
     rows = [[row for row in metrics(run) if validated or not row["test/hard_rank1"]] for run in (one, other)]
     assert rows[0] == rows[1]
     table = Path("tables", "similarity_overlap.csv")

@@ -133,15 +133,32 @@ def _keep_size(stage: nn.Module) -> None:
             part.stride = (1, 1)
 
 
-def _probe(network: nn.Module, input_size: tuple[int, int, int]) -> int:
-    """Features per image of a stranger's network."""
+def answer_to_one_image(network: nn.Module, input_size: tuple[int, ...]) -> Any:
+    """What a stranger's network gives for one blank image, in eval mode.
+
+    Args:
+        network: the network; it may have no weights.
+        input_size: (C, H, W) of the image.
+
+    Raises:
+        ValueError: it does not run on such an image.
+
+    Example:
+        >>> answer_to_one_image(nn.Flatten(), (3, 4, 4)).shape
+        torch.Size([1, 48])
+    """
     weighted = any(parameter.is_floating_point() for parameter in network.parameters())
-    images = blank_images(network if weighted else nn.Linear(1, 1), input_size)
+    image = blank_images(network if weighted else nn.Linear(1, 1), input_size)
     with evaluating(network):
         try:
-            out: Any = network(images)
+            return network(image)
         except Exception as ex:
             raise ValueError(f"backbone does not run on images of input_size={input_size}: {first_line(ex)}") from None
+
+
+def _probe(network: nn.Module, input_size: tuple[int, int, int]) -> int:
+    """Features per image of a stranger's network."""
+    out: Any = answer_to_one_image(network, input_size)
     if not isinstance(out, Tensor) or out.ndim not in (2, 4) or len(out) != 1:
         got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise ValueError(f"backbone must give (N, D, h, w) or (N, D), got {got} for one image of {input_size}")

@@ -9,9 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lit_methods.backbones.iresnet import LAYERS, IResNet
-from lit_methods.backbones.reid import RESNETS, ReIDEncoder
-from lit_methods.functional.complexity import blank_images
-from lit_methods.functional.modes import evaluating
+from lit_methods.backbones.reid import RESNETS, ReIDEncoder, answer_to_one_image
 from lit_methods.functional.suggestions import first_line, nearest
 
 
@@ -138,13 +136,7 @@ def build_encoder(
 
 
 def _probe(network: nn.Module, input_size: Sequence[int]) -> int:
-    with evaluating(network):
-        try:
-            out: Any = network(blank_images(network, tuple(input_size)))
-        except Exception as ex:
-            raise ValueError(
-                f"backbone does not run on images of input_size={list(input_size)}: {first_line(ex)}"
-            ) from None
+    out: Any = answer_to_one_image(network, tuple(input_size))
     if not isinstance(out, Tensor) or out.ndim != 2:
         got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise ValueError(f"backbone must give (N, D), got {got} for images of input_size={list(input_size)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -126,8 +127,9 @@ class _MarginHead(nn.Module):
                 cosines = cosines.scatter(1, index, self._lowered(cosines.gather(1, index)))
             return self.scale * cosines
 
+    @abstractmethod
     def _lowered(self, target: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Cosines (B, 1) of the targets, made smaller by the margin."""
 
     def _check_range(self, labels: Tensor) -> None:
         low, high = (int(end) for end in labels.aminmax())

@@ -46,12 +46,32 @@ def rank1_identification(gallery: Tensor, gallery_labels: Tensor, probes: Tensor
     if gallery.shape[1] != probes.shape[1]:
         raise ValueError(f"gallery and probes must have one size D, got {gallery.shape[1]} and {probes.shape[1]}")
     device = probes.device
-    entries, labels = unit_rows(gallery.to(device)), gallery_labels.to(device)
-    nearest = []
+    nearest, _ = nearest_entries(gallery.to(device), probes)
+    return (gallery_labels.to(device)[nearest] == probe_labels.to(device)).double().mean()
+
+
+@torch.no_grad()
+def nearest_entries(gallery: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
+    """The gallery entry that is nearest to each probe by cosine, of equally near ones (up to 1e-12) the first.
+
+    Args:
+        gallery: (G, D) finite floating point, G > 0; rows need not have unit length.
+        probes: (P, D) likewise, P > 0, on the same device.
+
+    Returns:
+        Places in the gallery, (P,) int64, and the greatest cosines, (P,) float64.
+
+    Example:
+        >>> nearest_entries(torch.eye(2), torch.tensor([[3.0, 4.0], [1.0, 1.0]]))
+        (tensor([1, 0]), tensor([0.8000, 0.7071], dtype=torch.float64))
+    """
+    entries, places, cosines = unit_rows(gallery), [], []
     for part in unit_rows(probes).split(max(1, 2**22 // len(gallery))):  # bounds the memory
         cosine = part @ entries.T
-        nearest.append((cosine >= cosine.amax(1, keepdim=True) - TIE).to(torch.uint8).argmax(1))
-    return (labels[torch.cat(nearest)] == probe_labels.to(device)).double().mean()
+        greatest = cosine.amax(1, keepdim=True)
+        places.append((cosine >= greatest - TIE).to(torch.uint8).argmax(1))
+        cosines.append(greatest.squeeze(1))
+    return torch.cat(places), torch.cat(cosines)
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import LightningModule
 
 from datamodules.branches import (
     Branch,
@@ -15,6 +15,7 @@ from datamodules.branches import (
     to_float,
 )
 from datamodules.positive_pairs import PositivePairDataset
+from tests.every_batch import SaveAfterEveryBatch
 
 COUNTS = [4, 2, 9, 1, 3, 5, 2]
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(7), COUNTS))  # 26 pictures
@@ -331,15 +332,6 @@ class Seen(LightningModule):
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-class SaveAfterEveryBatch(Callback):
-    def __init__(self, folder):
-        self.folder, self.paths = folder, []
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.paths.append(self.folder / f"{len(self.paths) + 1:02d}.ckpt")
-        trainer.save_checkpoint(self.paths[-1])
 
 
 def equal(one, other):

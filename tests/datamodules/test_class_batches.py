@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import LightningModule
 from torch import nn
 from torch.testing import assert_close
 
 from datamodules import CIFARDataModule, ImageNetDataModule
 from datamodules.class_batches import ClassBatches, ClassBatchSampler
 from datamodules.samplers import ResumableLoader
+from tests.every_batch import SaveAfterEveryBatch
 from tests.loading import batches
 
 LABELS = np.random.default_rng(0).permutation(np.repeat([1, 2, 5, 6, 9], [7, 1, 12, 4, 5]))
@@ -299,15 +300,6 @@ class PerClass(LightningModule):
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-class SaveAfterEveryBatch(Callback):
-    def __init__(self, folder):
-        self.folder, self.paths = folder, []
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.paths.append(self.folder / f"{len(self.paths) + 1:02d}.ckpt")
-        trainer.save_checkpoint(self.paths[-1])
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import LightningModule
 from PIL import Image
 from torch.testing import assert_close
 
@@ -13,6 +13,7 @@ from datamodules import FaceFolderDataModule
 from datamodules.demo import write_faces
 from datamodules.low_resolution import low_resolution
 from lit_methods.functional.pictures import BadImageError
+from tests.every_batch import SaveAfterEveryBatch
 from tests.face_data import fill, mirrored, who
 
 SMALL = {"b": 3, "batch_size": 4, "image_size": 4, "num_workers": 0}
@@ -376,15 +377,6 @@ class Learner(LightningModule):
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-class SaveAfterEveryBatch(Callback):
-    def __init__(self, folder):
-        self.folder, self.paths = folder, []
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.paths.append(self.folder / f"{len(self.paths) + 1:02d}.ckpt")
-        trainer.save_checkpoint(self.paths[-1])
 
 
 def test_a_run_resumed_after_any_batch_equals_an_uninterrupted_one(make_trainer, root, tmp_path):

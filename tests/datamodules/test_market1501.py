@@ -14,6 +14,7 @@ from datamodules import DukeMTMCDataModule, Market1501DataModule
 from datamodules.demo import write_market1501
 from datamodules.reid_files import TRAIN, read_folder
 from datamodules.reid_images import CROP_DRAWS, ERASE_DRAWS, TrainingImages, body_crop_box, erased_rectangles
+from tests.every_batch import SaveAfterEveryBatch
 from tests.loading import batches
 from tests.reid_data import SMALL, clusters, kinds, ready
 
@@ -378,15 +379,6 @@ class NewLabels(Callback):
 
     def load_state_dict(self, state_dict):
         self.labels = state_dict["labels"]
-
-
-class SaveAfterEveryBatch(Callback):
-    def __init__(self, folder):
-        self.folder, self.paths = folder, []
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.paths.append(self.folder / f"{len(self.paths) + 1:02d}.ckpt")
-        trainer.save_checkpoint(self.paths[-1])
 
 
 @pytest.mark.parametrize("train_on", ["ids", "clusters", "cameras"])
