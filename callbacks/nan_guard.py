@@ -1,4 +1,4 @@
-"""NaNGuard: a loss or a gradient that is not finite never reaches the weights."""
+"""NaNGuard: a loss or a gradient that is not finite, or far too large a loss, never reaches the weights."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class NaNGuard(Callback):
 
     Each bad batch becomes one line of JSON in ``nan_batches.jsonl`` in the run's directory: ``step``, ``epoch``,
     ``batch_idx``, ``rank``, ``samples`` (its ``batch["index"]``, where it has one), ``loss``, ``not_finite`` (which of
-    input, loss, gradient and weights) and ``parameters`` (the first few with a bad gradient). Where only the gradient
+    input, loss, gradient and weights, a loss above ``max_loss`` included) and ``parameters`` (the first few with a bad gradient). Where only the gradient
     is bad, all batches of the step are listed, since any of them may be the reason.
 
     Under ``16-mixed`` infinite gradients are the loss scaler's daily work: it skips the step and lowers its scale. They
@@ -65,9 +65,10 @@ class NaNGuard(Callback):
         action: ``"stop"`` raises at the first bad step; ``"skip"`` leaves bad steps out.
         max_skips: for ``"skip"``: how many steps in total over the whole run, parts before a resume included; one more
             stops it.
+        max_loss: a loss above is as bad as one that is not finite; ``None``: any finite one is good.
 
     Raises:
-        ValueError: an unknown action, or ``max_skips`` below 1.
+        ValueError: an unknown action, ``max_skips`` below 1, or a ``max_loss`` that is not positive.
         NonFiniteError: during training, on every process.
 
     Example:
@@ -75,12 +76,16 @@ class NaNGuard(Callback):
         {}
     """
 
-    def __init__(self, action: Literal["stop", "skip"] = "stop", max_skips: int = 10) -> None:
+    def __init__(
+        self, action: Literal["stop", "skip"] = "stop", max_skips: int = 10, max_loss: float | None = None
+    ) -> None:
         if action not in ("stop", "skip"):
             raise ValueError(f"action={action!r} must be 'stop' or 'skip'")
         if max_skips < 1:
             raise ValueError(f"max_skips={max_skips} must be at least 1; action='stop' skips nothing")
-        self.action, self.max_skips = action, max_skips
+        if max_loss is not None and not max_loss > 0:
+            raise ValueError(f"max_loss={max_loss} must be positive")
+        self.action, self.max_skips, self.max_loss = action, max_skips, math.inf if max_loss is None else max_loss
         self.skipped = 0
         self._module: LightningModule | None = None
         self._buffers = _Buffers(nn.Module())
@@ -122,8 +127,10 @@ class NaNGuard(Callback):
         """Check losses and gradients with one question to the device; on trouble raise, or let nothing be stepped."""
         self._stepped = True
         # a norm may also overflow where every value is finite: then nothing is found below
-        checked = [_norm(self._gradients(trainer, optimizer)), *(loss for seen in self._window for loss in seen.losses)]
-        bad = torch.stack([~value.isfinite().all().to(pl_module.device) for value in checked]).any()
+        limit = self.max_loss / self._factor(trainer)
+        fine = [_norm(self._gradients(trainer, optimizer)).isfinite()]
+        fine += [(loss.isfinite() & (loss <= limit)).all() for seen in self._window for loss in seen.losses]
+        bad = torch.stack([~value.to(pl_module.device) for value in fine]).any()
         if not trainer.strategy.reduce(bad.float(), reduce_op="sum"):  # equal on all ranks
             return
         found = gather_objects((self._batches(trainer), self._bad_gradients(trainer, pl_module, optimizer)))
@@ -189,16 +196,21 @@ class NaNGuard(Callback):
         bad = {id(grad) for grad in self._gradients(trainer, optimizer) if not grad.isfinite().all()}
         return [name for name, p in module.named_parameters() if id(p.grad) in bad]
 
+    @staticmethod
+    def _factor(trainer: Trainer) -> float:
+        """What a noted loss, that of the backward pass, is multiplied by to be the method's."""
+        scaler = _scaler(trainer)
+        return trainer.accumulate_grad_batches / (scaler.get_scale() if scaler is not None else 1.0)
+
     def _batches(self, trainer: Trainer) -> list[dict[str, Any]]:
         """One line for every batch of the step on this process."""
-        scaler = _scaler(trainer)
-        factor = trainer.accumulate_grad_batches / (scaler.get_scale() if scaler is not None else 1.0)
+        factor = self._factor(trainer)
         lines = []
         for seen in self._window:
             values = [float(loss) * factor for loss in seen.losses]
             wrong = [name for name, bad in (
                 ("input", not seen.inputs.isfinite()),
-                ("loss", not all(map(math.isfinite, values))),
+                ("loss", not all(math.isfinite(value) and value <= self.max_loss for value in values)),
             ) if bad]  # fmt: skip
             lines.append({
                 "step": trainer.global_step,
@@ -223,7 +235,10 @@ class NaNGuard(Callback):
         where = f"step {first['step']} (epoch {first['epoch']}, batch {first['batch_idx']}"
         where += f", rank {first['rank']}" if trainer.world_size > 1 else ""
         where += f", samples {shorten(first['samples'], _SHOWN)}" if first["samples"] else ""
-        what = f"{where}): {', '.join(first['not_finite'])} not finite; see {Path(trainer.default_root_dir, FILE)}"
+        fault = f"{', '.join(first['not_finite'])} not finite"
+        if first["not_finite"] == ["loss"] and all(isinstance(value, float) for value in first["loss"]):
+            fault = f"loss {max(first['loss']):g}, above max_loss={self.max_loss:g}"
+        what = f"{where}): {fault}; see {Path(trainer.default_root_dir, FILE)}"
         if spoiled:
             raise NonFiniteError(f"{what}. The weights were spoiled before ({shorten(spoiled, _SHOWN)}): {_CURE}")
         if self.action == "stop":

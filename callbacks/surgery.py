@@ -47,11 +47,21 @@ def renew_training(trainer: Trainer, module: LightningModule) -> None:
         trainer: the running trainer, between two batches.
         module: its module; ``configure_optimizers`` gives the new optimisers.
     """
+    renew_wrapper(trainer, module)
+    trainer.strategy.setup_optimizers(trainer)
+    forget_old_network(trainer, module)
+
+
+def renew_wrapper(trainer: Trainer, module: LightningModule) -> None:
+    """Other parameters have gradients from here on: tell DDP. Optimisers stay, so theirs must be all that ever learn.
+
+    Args:
+        trainer: the running trainer, between two batches.
+        module: its module.
+    """
     strategy = trainer.strategy
     if strategy.model is not module:  # wrapped, as by DDP
         strategy.model = strategy._setup_model(module)
-    strategy.setup_optimizers(trainer)
-    forget_old_network(trainer, module)
 
 
 def share_buffers(network: nn.Module) -> None:

@@ -140,6 +140,20 @@ def test_without_trouble_the_guard_changes_nothing(make_trainer, tmp_path):
     assert lines(tmp_path)[0]["step"] > 1
 
 
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_a_loss_far_too_large_is_skipped_likewise(make_trainer, tmp_path, accumulated):
+    kwargs = {"epochs": 1, "accumulate_grad_batches": accumulated}
+    guard = NaNGuard("skip", max_loss=1e4)
+    with pytest.warns(UserWarning, match=r"samples 8, 9, 10 and 1 more\): loss 2000\d\.?\d*, above max_loss=10000; see"):
+        guarded = fit(make_trainer, Poisoned("loss", (2,), value=2e4), guard, **kwargs)
+    clean = fit(make_trainer, Poisoned("nothing", range(2, 2 + accumulated)), **kwargs)
+    assert_equal_runs(guarded, clean)
+    assert [(line["batch_idx"], line["not_finite"]) for line in lines(tmp_path)] == [(2, ["loss"])]
+    fit(make_trainer, Poisoned("loss", (2,), value=9e3), NaNGuard(max_loss=1e4), **kwargs)  # large, but not too large
+    with pytest.raises(ValueError, match="max_loss=0 must be positive"):
+        NaNGuard(max_loss=0)
+
+
 @pytest.mark.parametrize("bad", [0, 1])
 def test_a_bad_batch_takes_its_accumulated_step_with_it(make_trainer, tmp_path, bad):
     guard = NaNGuard("skip")

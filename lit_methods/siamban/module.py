@@ -1,0 +1,310 @@
+"""SiamBAN: a Siamese network that finds a target again in each frame, without anchors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim import SGD
+from torch.optim.lr_scheduler import LambdaLR
+
+from lit_methods.contract import Described, ExportGraph
+from lit_methods.siamban.evaluation import TrackingFigures
+from lit_methods.siamban.functional import (
+    assign_labels,
+    learning_rates,
+    point_grid,
+    sample_labels,
+    siamban_cls_loss,
+    siamban_loc_loss,
+)
+from lit_methods.siamban.model import SiamBANNet, SearchGraph, TemplateGraph
+from lit_methods.siamban.own_video import OwnVideo
+from lit_methods.siamban.runs import Track, track_sequences, track_with_resets
+from lit_methods.siamban.tracker import TRACKER_CONSTANTS, SiamBANTracker
+from lit_methods.siamban.weights import load_tracker_weights
+
+DEFAULT = TRACKER_CONSTANTS["otb100"]
+
+
+class SiamBAN(OwnVideo, Described, LightningModule):
+    """Siamese box adaptive network for visual tracking (SiamBAN, arXiv 2003.06761).
+
+    The template, the target in the first frame, and a larger region of a later frame go through one network. At each
+    point of a grid over the region it says how likely the target is there, and how far the point is from the four
+    sides of its box.
+
+    Training batch: ``template`` (B, 3, 127, 127) and ``search`` (B, 3, 255, 255), BGR from 0 to 255, ``box`` (B, 4)
+    xyxy in pixels of the search crop, ``negative`` (B,) bool, where the search crop shows another target, and if given
+    ``keys`` (B, n, n), random numbers by which the points that count are chosen.
+    Evaluation batch: sequences, as ``LaSOTDataModule`` gives them; they are tracked at once.
+
+    Logs ``train/loss``, ``train/cls_loss``, ``train/loc_loss``, the weights of the levels ``fusion/cls_<level>``,
+    ``fusion/loc_<level>``, ``fusion/scale_<level>``, and in evaluations what ``TrackingFigures`` gives.
+
+    Args:
+        depth: of the ResNet: 18, 34 or 50.
+        width: channels of its first stage; 64 in the paper.
+        channels: of the neck and the heads; 256 in the paper.
+        levels: stages whose features are used, of 2, 3 and 4; with several their answers are fused.
+        weighted: whether the weights of the fusion are learnt, else it is a plain mean.
+        template_size: side of the template, pixels.
+        search_size: side of the search region, pixels.
+        label_shape: ``"ellipse"``, ``"rectangle"`` or ``"circle"``, of what is a target and what is background.
+        loc_loss: ``"linear_iou"`` (1 - IoU), ``"iou"`` (its negative logarithm) or ``"giou"``.
+        num_pos: points of the target that count, at most, for each search region.
+        num_neg: points of the background that count, likewise; of a negative pair ``num_pos``.
+        cls_weight: of the classification loss.
+        loc_weight: of the regression loss.
+        lr: learning rate after the warm-up.
+        warmup_epochs: in which the rate rises from ``warmup_lr`` to ``lr``.
+        warmup_lr: of the first epoch.
+        end_lr: of the last epoch.
+        lr_scale_world: whether rates are multiplied by the number of processes: official training adds up gradients.
+        momentum: of SGD.
+        weight_decay: of SGD.
+        penalty_k: of the tracker, on changes of size and shape.
+        window_influence: of the tracker, of the window against motion, from 0 to 1.
+        tracker_lr: of the tracker, at which the size of the box follows.
+        protocol: of precisions where the ground truth has no box: ``"toolkit"``, as published, or ``"strict"``.
+        normalize: whether the network wants RGB with ImageNet's mean and std, as torchvision's weights do.
+        base_checkpoint: weights to start from: a checkpoint of ours, the official model or backbone, or a torchvision
+            entry such as ``ResNet50_Weights.IMAGENET1K_V1`` (with ``normalize: true``).
+
+    Raises:
+        ValueError: an argument is out of range, or the weights do not fit.
+        FileNotFoundError: ``base_checkpoint`` does not exist.
+
+    Source:
+        SiamBAN, arXiv 2003.06761, and its official code (hqucv/siamban). Ours: a batch without any target has a
+        regression loss of 0, where the code stops; with one it learns from it, where the code does not; gradients of
+        processes are averaged (``lr_scale_world``).
+
+    Example:
+        >>> module = SiamBAN(depth=18, width=4, channels=8, levels=[2, 3], search_size=191)
+        >>> cls, loc = module(torch.zeros(1, 3, 127, 127), torch.zeros(1, 3, 191, 191))
+        >>> cls.shape, loc.shape
+        (torch.Size([1, 2, 17, 17]), torch.Size([1, 4, 17, 17]))
+    """
+
+    backbone_lr_factor: float = 1.0  # of the backbone's learning rate, for BackboneUnfreeze
+    points: Tensor
+
+    def __init__(
+        self,
+        depth: Literal[18, 34, 50] = 50,
+        width: int = 64,
+        channels: int = 256,
+        levels: list[int] | None = None,
+        weighted: bool = True,
+        template_size: int = 127,
+        search_size: int = 255,
+        label_shape: Literal["ellipse", "rectangle", "circle"] = "ellipse",
+        loc_loss: Literal["linear_iou", "iou", "giou"] = "linear_iou",
+        num_pos: int = 16,
+        num_neg: int = 48,
+        cls_weight: float = 1.0,
+        loc_weight: float = 1.0,
+        lr: float = 0.005,
+        warmup_epochs: int = 5,
+        warmup_lr: float = 0.001,
+        end_lr: float = 0.00005,
+        lr_scale_world: bool = False,
+        momentum: float = 0.9,
+        weight_decay: float = 1e-4,
+        penalty_k: float = DEFAULT["penalty_k"],
+        window_influence: float = DEFAULT["window_influence"],
+        tracker_lr: float = DEFAULT["lr"],
+        protocol: Literal["toolkit", "strict"] = "toolkit",
+        normalize: bool = False,
+        base_checkpoint: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.keep_arguments()
+        self._check()
+        levels = [2, 3, 4] if levels is None else levels
+        self.model = SiamBANNet(depth, width, channels, levels, weighted, template_size, search_size, normalize)
+        grid = point_grid(self.model.stride, self.model.size, search_size // 2)
+        self.register_buffer("points", grid, persistent=False)
+        self.tracker()  # its constants are checked
+        self.figures = {stage: TrackingFigures(protocol) for stage in ("val", "test")}
+        if base_checkpoint is not None:
+            load_tracker_weights(self.model, base_checkpoint)
+
+    def _check(self) -> None:
+        rules: dict[str, tuple[Callable[[float], bool], str]] = {
+            "num_pos": (lambda v: v >= 1, "must be at least 1"),
+            "num_neg": (lambda v: v >= 1, "must be at least 1"),
+            "cls_weight": (lambda v: v >= 0, "must not be negative"),
+            "loc_weight": (lambda v: v >= 0, "must not be negative"),
+            "lr": (lambda v: v > 0, "must be positive"),
+            "warmup_epochs": (lambda v: v >= 0, "must not be negative"),
+            "warmup_lr": (lambda v: v > 0, "must be positive"),
+            "end_lr": (lambda v: v > 0, "must be positive"),
+            "momentum": (lambda v: 0 <= v < 1, "must lie in [0, 1)"),
+            "weight_decay": (lambda v: v >= 0, "must not be negative"),
+        }
+        for name, (holds, text) in rules.items():
+            if not holds(self.hparams[name]):
+                raise ValueError(f"{name}={self.hparams[name]} {text}")
+        for name, known in {
+            "label_shape": ("ellipse", "rectangle", "circle"),
+            "loc_loss": ("linear_iou", "iou", "giou"),
+            "protocol": ("toolkit", "strict"),
+        }.items():
+            if self.hparams[name] not in known:
+                raise ValueError(f"{name}={self.hparams[name]!r} must be one of {', '.join(known)}")
+
+    def setup(self, stage: str) -> None:
+        """Refuse crops of another size than the network's."""
+        data: Any = getattr(self.trainer, "datamodule", None)
+        for name in ("template_size", "search_size") if stage == "fit" else ():
+            theirs, mine = getattr(data, name, None), self.hparams[name]
+            if theirs is not None and theirs != mine:
+                raise ValueError(
+                    f"model.{name}={mine}, but the data give crops of {theirs} pixels: set data.{name} to {mine}"
+                )
+
+    def forward(self, template: Tensor, search: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, 2, n, n), of background and target, and distances (B, 4, n, n): left, top, right, bottom.
+
+        Args:
+            template: (B, 3, 127, 127) BGR, 0 to 255.
+            search: (B, 3, 255, 255) likewise.
+        """
+        layout = torch.channels_last
+        return self.model(template.contiguous(memory_format=layout), search.contiguous(memory_format=layout))
+
+    # -- learning -----------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """The loss of one batch, and its labels (B, n, n) for callbacks."""
+        labels, deltas = self.targets(batch)
+        cls, loc = self(batch["template"], batch["search"])
+        cls_loss = siamban_cls_loss(cls, labels)
+        loc_loss = siamban_loc_loss(loc, deltas, labels, self.hparams["loc_loss"])
+        loss = self.hparams["cls_weight"] * cls_loss + self.hparams["loc_weight"] * loc_loss
+        bar = self.trainer.progress_bar_callback is not None
+        for name, value in {"loss": loss, "cls_loss": cls_loss, "loc_loss": loc_loss}.items():
+            self.log(f"train/{name}", value.detach(), prog_bar=bar and name == "loss", batch_size=len(labels))
+        self.log_dict({f"fusion/{name}": value for name, value in self.fusion().items()}, batch_size=len(labels))
+        return {"loss": loss, "labels": labels}
+
+    def targets(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Labels (B, n, n) of the points that count, 1, 0 or -1, and distances (B, 4, n, n); made on the device.
+
+        Args:
+            batch: of a training step.
+        """
+        negative = batch.get("negative")
+        labels, deltas = assign_labels(self.hparams["label_shape"], batch["box"], self.points, negative)
+        num_pos, num_neg = self.hparams["num_pos"], self.hparams["num_neg"]
+        if negative is not None:
+            num_neg = torch.where(negative, num_pos, num_neg)
+        return sample_labels(labels, num_pos, num_neg, keys=batch.get("keys")), deltas
+
+    def fusion(self) -> dict[str, Tensor]:
+        """The weights of the levels, which sum to 1, and the scale of each level's distances, by name."""
+        return {name: value.detach() for name, value in self.model.head.fusion().items()}
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """SGD with groups for backbone, neck and head; the rate is constant within an epoch.
+
+        Frozen parameters are in their group, too: without gradients SGD leaves them alone.
+        """
+        factors = {"backbone": self.backbone_lr_factor, "neck": 1.0, "head": 1.0}
+        groups = [
+            {"params": list(getattr(self.model, name).parameters()), "lr": factor, "name": name}
+            for name, factor in factors.items()
+        ]
+        optimizer = SGD(
+            groups, lr=1.0, momentum=self.hparams["momentum"], weight_decay=self.hparams["weight_decay"]
+        )
+        rates = self.rates()
+        scheduler = LambdaLR(optimizer, lambda epoch: rates[min(epoch, len(rates) - 1)])
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def rates(self) -> list[float]:
+        """The learning rate of each epoch; of the backbone times ``backbone_lr_factor``."""
+        epochs = self.trainer.max_epochs
+        if epochs is None or epochs < 1:
+            raise ValueError("trainer.max_epochs: give the number of epochs: the learning rate falls over all of them")
+        names = ("warmup_epochs", "warmup_lr", "lr", "end_lr")
+        rates = learning_rates(epochs, *(self.hparams[name] for name in names))
+        return [rate * (self.trainer.world_size if self.hparams["lr_scale_world"] else 1) for rate in rates]
+
+    # -- tracking -----------------------------------------------------------------------------------------------------
+
+    def tracker(self) -> SiamBANTracker:
+        """A tracker with this network and these constants."""
+        names = ("penalty_k", "window_influence", "tracker_lr")
+        return SiamBANTracker(self.model, *(self.hparams[name] for name in names))
+
+    def setup_figures(self, stage: str) -> TrackingFigures:
+        """The figures of a stage, ``"val"`` or ``"test"``, which learn from the data what benchmark it is."""
+        figures = self.figures[stage]
+        figures.begin(getattr(getattr(self.trainer, "datamodule", None), "benchmark", None), self.device)
+        return figures
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin anew."""
+        self.setup_figures("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Begin anew."""
+        self.setup_figures("test")
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> list[Track]:
+        """Track the sequences of a batch at once, and score them."""
+        return self._track(batch, self.figures["val"])
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> list[Track]:
+        """As ``validation_step``."""
+        return self._track(batch, self.figures["test"])
+
+    def _track(self, batch: dict[str, Any], figures: TrackingFigures) -> list[Track]:
+        follow = track_with_resets if figures.resets else track_sequences
+        tracks = follow(self.tracker(), batch)
+        figures.update(batch, tracks)
+        return tracks
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the figures, unless this is only a trial of the first batches."""
+        if not self.trainer.sanity_checking:
+            self._log_figures("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the figures."""
+        self._log_figures("test")
+
+    def _log_figures(self, stage: str) -> None:
+        for name, value in self.figures[stage].compute().items():
+            self.log(f"{stage}/{name}", value, prog_bar=stage == "val" and name == "success_auc")
+
+    # -- files --------------------------------------------------------------------------------------------------------
+
+    def export_graphs(self) -> dict[str, ExportGraph]:
+        """Two graphs, of which the second runs on every frame.
+
+        ``template``: crop (B, 3, 127, 127) to the kernels of the heads, two per level. ``search``: crop
+        (B, 3, 255, 255) and these kernels to ``cls`` (B, 2, n, n) and ``loc`` (B, 4, n, n). Crops are BGR, 0 to 255.
+        """
+        template = torch.zeros(2, 3, self.model.template_size, self.model.template_size, device=self.device)
+        search = torch.zeros(2, 3, self.model.search_size, self.model.search_size, device=self.device)
+        names = self.model.kernel_names
+        batch = torch.export.Dim("batch")
+        kernels = self.model.template(template)
+        axes: dict[str, Any] = {"search": {0: batch}, "kernels": tuple({0: batch} for _ in names)}
+        return {
+            "template": ExportGraph(TemplateGraph(self.model), (template,), {"template": {0: batch}}, tuple(names)),
+            "search": ExportGraph(SearchGraph(self.model), (search, *kernels), axes, ("cls", "loc")),
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A checkpoint holds its weights: the file that they once started from may be gone when it is loaded."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["hyper_parameters"]["base_checkpoint"] = None
