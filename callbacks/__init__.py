@@ -29,5 +29,6 @@ if TYPE_CHECKING:
     from callbacks.report import RunReport as RunReport
     from callbacks.similarity_histogram_logger import SimilarityHistogramLogger as SimilarityHistogramLogger
     from callbacks.sub_architecture_analysis import SubArchitectureAnalysis as SubArchitectureAnalysis
+    from callbacks.tracking_results import TrackingResults as TrackingResults
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, __file__, found="*.py")

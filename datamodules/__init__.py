@@ -15,8 +15,11 @@ key                    value
                        query that was down-sampled
 ``boxes``              list of (n_i, 4) float32, xyxy in pixels: WIDER FACE
 ``tokens``             (B, L) int64: RefCOCO, with ``box`` (B, 4) and ``mask`` (B, 1, H, W)
-``template``           (B, 3, s, s), with ``search`` (B, 3, s, s) and ``box`` (B, 4) in search pixels: LaSOT training;
-                       in its test one item is one sequence
+``template``           (B, 3, s, s), with ``search`` (B, 3, s, s), both float32 BGR, 0 to 255, ``box`` (B, 4) in search
+                       pixels and ``negative`` (B,) bool, two different objects: LaSOT training
+``frames``             list of the paths of S videos that are tracked at a time, with ``name``, ``boxes`` list of (n, 4)
+                       float64 x, y, w, h, ``present`` and ``polygons``, lists of (n,) bool and (n, 8) or ``None``, and
+                       ``index`` (S,): evaluation of trackers
 ``pair``               two of (B, 3, H, W), like ``image``: faces of the same person in equal rows, or, in an
                        evaluation set of pairs, with ``same`` (B,) bool those to be verified
 ``group``              (B,) int64, in an evaluation set of probes: -1 for the gallery, else the group of a probe
@@ -45,11 +48,13 @@ if TYPE_CHECKING:
     from datamodules.cifar import CIFARDataModule as CIFARDataModule
     from datamodules.face_folder import FaceFolderDataModule as FaceFolderDataModule
     from datamodules.imagenet import ImageNetDataModule as ImageNetDataModule
+    from datamodules.lasot import LaSOTDataModule as LaSOTDataModule
     from datamodules.market1501 import (
         DukeMTMCDataModule as DukeMTMCDataModule,
         Market1501DataModule as Market1501DataModule,
     )
     from datamodules.places365 import Places365DataModule as Places365DataModule
+    from datamodules.tracking_benchmark import TrackingBenchmarkDataModule as TrackingBenchmarkDataModule
     from datamodules.trials import TrialDataModule as TrialDataModule
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

@@ -10,7 +10,12 @@ Offers that a module may leave out:
 - ``view(image, size)``: what becomes of the user's picture (3, H, W) in [0, 1] before the network is fed with it;
   without it ``lit_methods.inference.fit_size``;
 - ``prepare_inputs(paths, **options) -> Iterable[batch]``: the user's files, and those options, as batches for
-  ``predict_step``; without it they are pictures (``lit_methods.inference.prepare_inputs``).
+  ``predict_step``; without it they are pictures (``lit_methods.inference.prepare_inputs``). Where they have a
+  ``close()`` it is called when the prediction has ended, in whatever way;
+- ``sift_inputs(paths, **options) -> (readable, unreadable)``: of the user's files and folders, those options given, a
+  list of what ``prepare_inputs`` shall have, of any kind, and a dict of the others: path to the reason, one line. A
+  method that takes something else than pictures, such as a folder as one video, has it; each of its results then
+  names its ``file``. Without it folders are searched for pictures, and each is decoded once.
 """
 
 import inspect

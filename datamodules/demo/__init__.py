@@ -8,5 +8,14 @@ from datamodules.demo.faces import write_faces as write_faces
 from datamodules.demo.imagenet import write_imagenet as write_imagenet
 from datamodules.demo.people import write_duke_mtmc as write_duke_mtmc, write_market1501 as write_market1501
 from datamodules.demo.places365 import write_places365 as write_places365
+from datamodules.demo.tracking import write_tracking as write_tracking
 
-__all__ = ["write_cifar", "write_duke_mtmc", "write_faces", "write_imagenet", "write_market1501", "write_places365"]
+__all__ = [
+    "write_cifar",
+    "write_duke_mtmc",
+    "write_faces",
+    "write_imagenet",
+    "write_market1501",
+    "write_places365",
+    "write_tracking",
+]

@@ -173,7 +173,8 @@ class RunCLI(LightningCLI):
         self.config_init = self.parser.instantiate(config)
         self.datamodule = self.config_init.get("data")
         self.model = self._load_model() if self.loads else self.config_init.get("model")
-        if self.entry == "fit" and (options := {k: v for k, v in self.module_options().items() if v is not None}):
+        options = {name: value for name, value in self.module_options().items() if value is not None}
+        if options and self.entry in ("fit", "test"):
             self.model.take_options(**options)
         self.trainer = self.instantiate_trainer()
         self.built = True

@@ -65,15 +65,26 @@ def predict(
         results = _flat(trainer.predict(module, datamodule=datamodule))
         outcome.rows = _write(run_dir, [], results)
         return outcome
-    missing = [Path(path) for path in paths if not Path(path).exists()]
-    files, outcome.unreadable = _sift([*missing, *find_pictures([p for p in paths if Path(p).exists()] or paths)])
+    files: list[Any]
+    if (sift := getattr(module, "sift_inputs", None)) is not None:
+        files, faults = sift(paths, **options)
+        for reason in faults.values():
+            _complain(reason)
+        outcome.unreadable = list(faults)
+    else:
+        missing = [Path(path) for path in paths if not Path(path).exists()]
+        files, outcome.unreadable = _sift([*missing, *find_pictures([p for p in paths if Path(p).exists()] or paths)])
     own = getattr(module, "prepare_inputs", None)
     batches: Iterable[Any]
     if own is not None:
         batches = own(files, **options)
     else:
         batches = prepare_inputs(files, input_size=module.hparams.get("input_size"), batch_size=_BATCH_SIZE)
-    results = _flat(trainer.predict(module, dataloaders=batches)) if files else []
+    try:
+        results = _flat(trainer.predict(module, dataloaders=batches)) if files else []
+    finally:
+        if hasattr(batches, "close"):
+            batches.close()
     own_names = bool(results) and "file" in results[0]  # e.g. the first of two pictures that were compared
     paired = files if len(files) == len(results) and not own_names else []  # nor one result per frame of a video
     outcome.rows = _write(run_dir, paired, results)
@@ -90,9 +101,13 @@ def _sift(files: list[Path]) -> tuple[list[Path], list[Path]]:
             read_rgb(path)
             readable.append(path)
         except ValueError as ex:
-            print(f"error: {' '.join(str(ex).split())}", file=sys.stderr)
+            _complain(ex)
             unreadable.append(path)
     return readable, unreadable
+
+
+def _complain(reason: object) -> None:
+    print(f"error: {' '.join(str(reason).split())}", file=sys.stderr)
 
 
 def _flat(batches: Any) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from lit_methods.metrics.attack import (
 )
 from lit_methods.metrics.pruning import RankScore
 from lit_methods.metrics.reid import ReIDRanking
+from lit_methods.metrics.tracking import OPENormPrecision, OPEPrecision, OPESuccess, VOTReset
 from lit_methods.metrics.verification import PairVerificationAccuracy, Rank1Identification, TARAtFAR
 
 __all__ = [
@@ -18,10 +19,14 @@ __all__ = [
     "MeanDistance",
     "MeanQueries",
     "MedianQueries",
+    "OPENormPrecision",
+    "OPEPrecision",
+    "OPESuccess",
     "PairVerificationAccuracy",
     "Rank1Identification",
     "RankScore",
     "ReIDRanking",
     "SuccessAUC",
     "TARAtFAR",
+    "VOTReset",
 ]

@@ -10,7 +10,8 @@ from torch import Tensor
 from torchmetrics import MeanMetric, Metric
 
 from lit_methods.metrics.tracking import OPENormPrecision, OPEPrecision, OPESuccess, VOTReset
-from lit_methods.siamban.runs import Track
+from lit_methods.siamban.runs import Track, track_sequences, track_with_resets
+from lit_methods.siamban.tracker import SiamBANTracker
 
 RESETS = {"vot2018": "VOT2018", "vot2019": "VOT2019"}  # benchmarks that start a lost tracker again
 
@@ -63,6 +64,19 @@ class TrackingFigures:
     def resets(self) -> bool:
         """Whether a tracker that has lost its target is started again."""
         return self.benchmark in RESETS
+
+    def follow(self, tracker: SiamBANTracker, batch: dict[str, Any]) -> list[Track]:
+        """Track the sequences of a batch as the benchmark has it: at once, or each with resets.
+
+        Args:
+            tracker: begins anew.
+            batch: of sequences.
+        """
+        if not self.resets:
+            first = torch.stack([boxes[0] for boxes in batch["boxes"]])
+            return track_sequences(tracker, batch["frames"], first)
+        rows = zip(batch["frames"], batch["polygons"], strict=True)
+        return [track_with_resets(tracker, frames, polygons) for frames, polygons in rows]
 
     def update(self, batch: dict[str, Any], tracks: Sequence[Track]) -> None:
         """Add tracked sequences.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -24,7 +24,7 @@ from lit_methods.siamban.functional import (
 )
 from lit_methods.siamban.model import SiamBANNet, SearchGraph, TemplateGraph
 from lit_methods.siamban.own_video import OwnVideo
-from lit_methods.siamban.runs import Track, track_sequences, track_with_resets
+from lit_methods.siamban.runs import Track
 from lit_methods.siamban.tracker import TRACKER_CONSTANTS, SiamBANTracker
 from lit_methods.siamban.weights import load_tracker_weights
 
@@ -237,12 +237,20 @@ class SiamBAN(OwnVideo, Described, LightningModule):
         rates = learning_rates(epochs, *(self.hparams[name] for name in names))
         return [rate * (self.trainer.world_size if self.hparams["lr_scale_world"] else 1) for rate in rates]
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Sequences stay where they are: their frames are read one by one, and boxes are compared in float64."""
+        return batch if "frames" in batch else super().transfer_batch_to_device(batch, device, dataloader_idx)
+
     # -- tracking -----------------------------------------------------------------------------------------------------
 
-    def tracker(self) -> SiamBANTracker:
-        """A tracker with this network and these constants."""
-        names = ("penalty_k", "window_influence", "tracker_lr")
-        return SiamBANTracker(self.model, *(self.hparams[name] for name in names))
+    def tracker(self, **constants: float) -> SiamBANTracker:
+        """A tracker with this network.
+
+        Args:
+            constants: ``penalty_k``, ``window_influence`` and ``lr``; by default the module's own.
+        """
+        names = {"penalty_k": "penalty_k", "window_influence": "window_influence", "lr": "tracker_lr"}
+        return SiamBANTracker(self.model, **{name: self.hparams[own] for name, own in names.items()} | constants)
 
     def setup_figures(self, stage: str) -> TrackingFigures:
         """The figures of a stage, ``"val"`` or ``"test"``, which learn from the data what benchmark it is."""
@@ -267,8 +275,7 @@ class SiamBAN(OwnVideo, Described, LightningModule):
         return self._track(batch, self.figures["test"])
 
     def _track(self, batch: dict[str, Any], figures: TrackingFigures) -> list[Track]:
-        follow = track_with_resets if figures.resets else track_sequences
-        tracks = follow(self.tracker(), batch)
+        tracks = figures.follow(self.tracker(), batch)
         figures.update(batch, tracks)
         return tracks
 

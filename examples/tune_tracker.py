@@ -1,0 +1,111 @@
+"""Search the three constants of a tracker on one half of the videos, and see on the other half what they are worth.
+
+    python examples/tune_tracker.py runs/siamban/.../checkpoints/best.ckpt --root data/demo_tracking --trials 50
+
+The ranges are those of the authors' own search. The network is not trained: only how its scores are weighed against
+changes of size and shape (``penalty_k``) and against motion (``window_influence``), and how fast the box follows
+(``lr``). What is best on the half that was searched is too good to be true there; the other half tells. Needs Optuna
+(``pip install 'lit-methods[search]'``); with ``--storage sqlite:///tune.db`` a search goes on where it was interrupted,
+and several machines share one.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from datamodules.tracking_benchmark import READERS, TrackingBenchmarkDataModule
+from datamodules.tracking_sequences import TrackingSequence, TrackingSequences
+from lit_methods import Predictor, SiamBAN
+from lit_methods.siamban.evaluation import TrackingFigures
+
+RANGES = {"penalty_k": (0.0, 0.6), "window_influence": (0.05, 0.65), "lr": (0.1, 0.8)}
+Constants = dict[str, float]
+
+
+def halves(videos: Sequence[TrackingSequence], seed: int) -> tuple[list[TrackingSequence], list[TrackingSequence]]:
+    """The videos in two halves at random, the first one larger by a video where their number is odd."""
+    order = np.random.default_rng(seed).permutation(len(videos)).tolist()
+    middle = (len(videos) + 1) // 2
+    chosen = [sorted(order[:middle]), sorted(order[middle:])]
+    return [videos[i] for i in chosen[0]], [videos[i] for i in chosen[1]]
+
+
+def score(module: SiamBAN, videos: Sequence[TrackingSequence], constants: Constants, benchmark: str) -> float:
+    """Success AUC of these constants, or EAO on a benchmark with resets."""
+    figures = TrackingFigures()
+    figures.begin(benchmark)
+    tracker = module.tracker(**constants)
+    sequences = TrackingSequences(videos)
+    for start in range(0, len(videos), 4):
+        batch = sequences.__getitems__(range(start, min(start + 4, len(videos))))
+        figures.update(batch, figures.follow(tracker, batch))
+    return float(figures.compute()["eao" if figures.resets else "success_auc"])
+
+
+def tune(
+    module: SiamBAN, videos: Sequence[TrackingSequence], benchmark: str, trials: int, seed: int, storage: str | None
+) -> Constants:
+    """The best constants of so many trials, of which the first are the module's own."""
+    try:
+        import optuna
+    except ImportError:
+        raise SystemExit("Optuna is missing: pip install 'lit-methods[search]'") from None
+
+    def objective(trial: optuna.Trial) -> float:
+        constants = {name: trial.suggest_float(name, *bounds) for name, bounds in RANGES.items()}
+        return score(module, videos, constants, benchmark)
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        direction="maximize",
+        sampler=optuna.samplers.TPESampler(seed=seed),
+        storage=storage,
+        study_name=f"siamban-{benchmark}",
+        load_if_exists=True,
+    )
+    if not study.trials:
+        study.enqueue_trial(own_constants(module))
+    study.optimize(objective, max(0, trials - len(study.trials)))
+    return dict(study.best_params)
+
+
+def own_constants(module: SiamBAN) -> Constants:
+    """Those that the checkpoint has."""
+    names = {"penalty_k": "penalty_k", "window_influence": "window_influence", "lr": "tracker_lr"}
+    return {name: module.hparams[theirs] for name, theirs in names.items()}
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Search, and report both halves."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("ckpt_path", help="of a trained SiamBAN")
+    parser.add_argument("--root", required=True, help="folder of the benchmark")
+    parser.add_argument("--benchmark", default="lasot", choices=sorted(READERS))
+    parser.add_argument("--trials", type=int, default=50)
+    parser.add_argument("--frames", type=int, default=None, help="of each video the first so many alone")
+    parser.add_argument("--seed", type=int, default=0, help="of the halves and of the search")
+    parser.add_argument("--storage", default=None, help="of Optuna, such as sqlite:///tune.db")
+    options = parser.parse_args(words)
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    module = Predictor.from_checkpoint(options.ckpt_path).module.to(device)
+    assert isinstance(module, SiamBAN)
+    data = TrackingBenchmarkDataModule(options.benchmark, options.root, frames=options.frames)
+    data.setup("test")
+    searched, kept = halves(data.evaluation_sequences(), options.seed)
+    if not kept:
+        raise SystemExit(f"--root {options.root}: one video cannot be halved; a search needs two at least")
+    print(f"{options.trials} trials on {len(searched)} videos; {len(kept)} are kept for the end")
+    best = tune(module, searched, options.benchmark, options.trials, options.seed, options.storage)
+    print(f"{'':24}{'searched half':>15}{'other half':>15}")
+    for name, constants in {"before": own_constants(module), "after": best}.items():
+        figures = [score(module, half, constants, options.benchmark) for half in (searched, kept)]
+        print(f"{name:24}{figures[0]:15.3f}{figures[1]:15.3f}")
+    given = {"penalty_k": "penalty_k", "window_influence": "window_influence", "lr": "tracker_lr"}
+    print(" ".join(f"--model.{given[name]} {value:.6g}" for name, value in best.items()))
+
+
+if __name__ == "__main__":
+    main()
