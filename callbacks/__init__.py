@@ -10,6 +10,7 @@ from lit_methods.functional.lazy import lazy_names
 
 if TYPE_CHECKING:
     from callbacks.attack_logger import AttackLogger as AttackLogger
+    from callbacks.backbone_unfreeze import BackboneUnfreeze as BackboneUnfreeze
     from callbacks.camera_augmentation import CameraStyleAugmentation as CameraStyleAugmentation
     from callbacks.cluster_report import ClusterReport as ClusterReport
     from callbacks.complexity_logger import ComplexityLogger as ComplexityLogger
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from callbacks.report import RunReport as RunReport
     from callbacks.similarity_histogram_logger import SimilarityHistogramLogger as SimilarityHistogramLogger
     from callbacks.sub_architecture_analysis import SubArchitectureAnalysis as SubArchitectureAnalysis
+    from callbacks.tracking_logger import TrackingLogger as TrackingLogger
     from callbacks.tracking_results import TrackingResults as TrackingResults
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, __file__, found="*.py")

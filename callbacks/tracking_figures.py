@@ -40,22 +40,22 @@ def ope_figure(curves: Mapping[str, OPECurves]) -> Figure:
     from matplotlib.figure import Figure
 
     panels = (
-        ("Success: area under the curve", "overlap threshold (IoU)", SUCCESS_THRESHOLDS, "lower left"),
-        ("Precision at 20 pixels", "distance of centres, pixels", PRECISION_THRESHOLDS, "upper left"),
-        ("Normalised precision at 0.20", "distance of centres, target sizes", NORM_PRECISION_THRESHOLDS, "upper left"),
+        ("Success: area under the curve", "overlap threshold (IoU)", SUCCESS_THRESHOLDS),
+        ("Precision at 20 pixels", "distance of centres, pixels", PRECISION_THRESHOLDS),
+        ("Normalised precision at 0.20", "distance of centres, target sizes", NORM_PRECISION_THRESHOLDS),
     )
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     for number, (axis, panel) in enumerate(zip(figure.subplots(1, 3, sharey=True), panels, strict=True)):
-        title, label, thresholds, place = panel
-        for place_in_order, (name, of_tracker) in enumerate(curves.items()):
+        title, label, thresholds = panel
+        for order, (name, of_tracker) in enumerate(curves.items()):
             curve = of_tracker[number].cpu()
             value = curve.mean() if number == 0 else curve[REPORTED]
-            colour, line = STYLES[place_in_order % len(STYLES)]
+            colour, line = STYLES[order % len(STYLES)]
             axis.plot(thresholds, curve, color=colour, linestyle=line, label=f"{name} [{float(value):.3f}]")
         if number:
             axis.axvline(float(thresholds[REPORTED]), color="0.8", linewidth=0.8, zorder=0)
         axis.set(title=title, xlabel=label, ylim=(0, 1.02), xlim=(0, float(thresholds[-1])))
-        axis.legend(loc=place, fontsize="small")
+        axis.legend(loc="best", fontsize="small")
     figure.axes[0].set_ylabel("share of frames")
     return figure
 

@@ -59,11 +59,13 @@ class LaSOTDataModule(LightningDataModule):
         search_flip: likewise.
         grey: part of the pairs that are grey, template and search region together.
         in_memory: keep the decoded frames of the training videos; for small sets.
-        cache_dir: a folder for cut-out frames, which spares decoding whole ones again; see there what it changes.
+        cache_dir: a folder for cut-out frames, which spares decoding whole ones again; for what it changes, see
+            :class:`~datamodules.sequence_source.SequenceSource`.
+        skip_absent: train on no frame whose target is said to be absent.
         on_bad_frame: ``raise`` stops at a training frame that cannot be read and names it, ``skip`` draws another pair.
         uses: of LaSOT in a round of mixing with ``extra_sets``.
-        extra_sets: more sets to train on, name to arguments of :class:`~datamodules.crop_sets.CropSet`: ``root``,
-            ``annotation``, ``frame_range`` and ``uses``.
+        extra_sets: more sets to train on, name to arguments of :class:`~datamodules.crop_sets.CropSet`, such as
+            ``root``, ``frame_range`` and ``uses``.
         num_workers: worker processes for training; 0 loads in the main process.
         seed: decides the pairs, their order and augmentation, and the videos to validate on.
         test_split: a file with the names of the test videos, from ``root``; ``None``: see above.
@@ -112,6 +114,7 @@ class LaSOTDataModule(LightningDataModule):
         grey: float = 0.0,
         in_memory: bool = False,
         cache_dir: str | None = None,
+        skip_absent: bool = False,
         on_bad_frame: Literal["raise", "skip"] = "raise",
         uses: int = 200_000,
         extra_sets: dict[str, dict[str, Any]] | None = None,
@@ -137,7 +140,7 @@ class LaSOTDataModule(LightningDataModule):
         self.test_split, self.val_videos, self.sequences, self.demo = test_split, val_videos, sequences, demo
         self._first = {"val": val_frames, "test": test_frames}
         self.template_size, self.search_size = template_size, search_size
-        self._pair_options = {
+        self._pair_options: dict[str, Any] = {
             "pairs_per_epoch": pairs_per_epoch,
             "neg_prob": neg_prob,
             "template_size": template_size,
@@ -156,8 +159,9 @@ class LaSOTDataModule(LightningDataModule):
             "on_bad_frame": on_bad_frame,
             "seed": seed,
         }
-        self._source_options = {
+        self._source_options: dict[str, Any] = {
             "frame_range": frame_range, "uses": uses, "in_memory": in_memory, "cache_dir": cache_dir,
+            "skip_absent": skip_absent,
         }  # fmt: skip
         self.extra_sets = extra_sets or {}
         self._training: list[TrackingSequence] = []
@@ -251,7 +255,11 @@ class LaSOTDataModule(LightningDataModule):
 
     def _pair_dataset(self, videos: list[TrackingSequence]) -> PairDataset:
         sources: list[Any] = [SequenceSource(videos, **self._source_options)]
-        sources += [CropSet(**arguments) for arguments in self.extra_sets.values()]
+        for name, arguments in self.extra_sets.items():
+            try:
+                sources.append(CropSet(**arguments))
+            except TypeError as error:  # of an argument that is missing or unknown
+                raise ValueError(f"extra_sets: {name!r} does not say how to read it: {error}") from None
         return PairDataset(sources, **self._pair_options)
 
     def _sequence_loader(self, videos: list[TrackingSequence]) -> EvaluationLoader:

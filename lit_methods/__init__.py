@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lit_methods.hrank.module import HRank as HRank
     from lit_methods.inference import Predictor as Predictor
     from lit_methods.ppba.module import PPBA as PPBA
+    from lit_methods.siamban.module import SiamBAN as SiamBAN
 
 __version__ = "0.1.0"
 __getattr__, __dir__, __all__ = lazy_names(__name__, __file__, found="*/module.py")

@@ -14,8 +14,8 @@ class AtrousResNet(nn.Module):
     """Images to maps of several stages, all of the same height and width.
 
     The first layers and the shortcut of ``layer2`` have no padding, so that an image of 8 k + 7 pixels gives k
-    positions, position i being centred on pixel 8 i + 7. From ``layer3`` on nothing is strided; convolutions are dilated
-    by 2 and by 4, those at the entrance of a stage by half of that.
+    positions, position i being centred on pixel 8 i + 7. From ``layer3`` on nothing is strided; convolutions are
+    dilated by 2 and by 4, those at the entrance of a stage by half of that.
 
     Args:
         depth: 18, 34 or 50.
@@ -34,8 +34,8 @@ class AtrousResNet(nn.Module):
 
     Source:
         SiamBAN's official code (its atrous ResNet), with the same parameter names; it has this variant from SiamRPN++.
-        It differs from torchvision's ResNets in the padding, and in the shortcuts of ``layer2`` to ``layer4``, which are
-        3x3: ``lit_methods.siamban.weights`` brings torchvision's weights in. Ours: widths other than 64.
+        It differs from torchvision's ResNets in the padding, and in the shortcuts of ``layer2`` to ``layer4``, which
+        are 3x3: ``lit_methods.siamban.weights`` brings torchvision's weights in. Ours: widths other than 64.
 
     Example:
         >>> from torch import zeros

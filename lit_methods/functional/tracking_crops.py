@@ -50,38 +50,40 @@ def crop_patches(images: Sequence[Tensor], centers: Tensor, sides: Tensor, out: 
                 [9., 4., 5.],
                 [9., 8., 9.]])
     """
-    first = (centers - (sides[:, None] + 1) / 2 + 0.5).floor()  # x, y
+    side = sides[:, None].to(centers.dtype)
+    first = (centers - (side + 1) / 2 + 0.5).floor()  # x, y
     steps = torch.arange(out, device=centers.device, dtype=centers.dtype) + 0.5
-    places = (steps * (sides[:, None] / out) - 0.5).clamp(min=0).minimum(sides[:, None] - 1)  # in the patch, (S, out)
+    places = (steps * (side / out) - 0.5).clamp(min=0).minimum(side - 1)  # in the square, (S, out)
     lower = places.floor()
-    upper = (lower + 1).minimum(sides[:, None] - 1)
-    both = torch.cat([lower, upper], 1)
-    columns, rows = ((first[:, axis, None] + both).long() for axis in (0, 1))
-    weights = (places - lower).float()
-    patches = [
-        _taken(image, row, column, colour)
-        for image, row, column, colour in zip(images, rows, columns, fill.trunc().float(), strict=True)
-    ]
-    patch = torch.stack(patches)  # (S, 3, 2 out, 2 out): the lower neighbours, then the upper ones
-    patch = torch.lerp(patch[:, :, :out], patch[:, :, out:], weights[:, None, :, None])
-    return torch.lerp(patch[..., :out], patch[..., out:], weights[:, None, None, :])
+    nearest = torch.stack([lower, (lower + 1).minimum(side - 1)], 1)  # (S, 2, out)
+    columns, rows = ((first[:, axis, None, None] + nearest).long() for axis in (0, 1))
+    share = (places - lower).float()
+    shares = torch.stack([1 - share, share], 1)
+    colours = fill.trunc().float()
+    if all(image.shape == images[0].shape for image in images):
+        stack = images[0][None] if len(images) == 1 else torch.stack(list(images))
+        return _mixed(stack, columns, rows, shares, colours)
+    parts = zip(images, *(part.split(1) for part in (columns, rows, shares, colours)), strict=True)
+    return torch.cat([_mixed(image[None], *rest) for image, *rest in parts])
 
 
-def crop_patch(image: Tensor, center: Sequence[float] | Tensor, side: int, out: int, fill: Tensor) -> Tensor:
+def crop_patch(
+    image: Tensor, center: Sequence[float] | Tensor, side: int, out: int, fill: Sequence[float] | Tensor
+) -> Tensor:
     """Cut a square out of an image and resize it; see :func:`crop_patches`.
 
     Args:
         image: ``(3, H, W)``, of any real type.
-        center: x and y, pixels.
+        center: x and y, pixels of the frame.
         side: of the square, pixels.
         out: side of the result; where it is ``side``, pixels are taken as they are.
-        fill: ``(3,)`` what is outside of the image, such as its channels' means; truncated to whole numbers.
+        fill: ``(3,)``, what is outside of the image, such as its channels' means; truncated to whole numbers.
 
     Returns:
         ``(3, out, out)`` float32.
 
     Raises:
-        ValueError: ``side`` or ``out`` is below 1.
+        ValueError: ``side`` or ``out`` is below 1, or ``image`` is not ``(3, H, W)``.
 
     Example:
         >>> crop_patch(torch.ones(3, 8, 8), (4, 4), side=4, out=2, fill=torch.zeros(3)).shape
@@ -89,15 +91,32 @@ def crop_patch(image: Tensor, center: Sequence[float] | Tensor, side: int, out: 
     """
     if side < 1 or out < 1:
         raise ValueError(f"side={side} and out={out} must be at least 1 pixel")
+    if image.ndim != 3 or not image.numel():
+        raise ValueError(f"image must be (3, H, W), got {tuple(image.shape)}")
     exact = torch.float32 if image.device.type == "mps" else torch.float64
-    centers = torch.as_tensor(center, dtype=exact, device=image.device).view(1, 2)
-    sides = torch.full((1,), side, dtype=exact, device=image.device)
-    return crop_patches([image], centers, sides, out, fill.to(image.device).view(1, 3))[0]
+    place, colour = (torch.as_tensor(given).to(image.device, exact).view(1, -1) for given in (center, fill))
+    return crop_patches([image], place, place.new_full((1,), side), out, colour)[0]
 
 
-def _taken(image: Tensor, rows: Tensor, columns: Tensor, fill: Tensor) -> Tensor:
-    """The pixels (3, R, C) of these rows and columns, which may lie outside."""
-    height, width = image.shape[1:]
-    pixels = image.index_select(1, rows.clamp(0, height - 1)).index_select(2, columns.clamp(0, width - 1))
-    outside = ((rows < 0) | (rows >= height))[:, None] | ((columns < 0) | (columns >= width))
-    return torch.where(outside, fill[:, None, None], pixels.float())
+def _mixed(images: Tensor, columns: Tensor, rows: Tensor, shares: Tensor, colours: Tensor) -> Tensor:
+    """The four nearest pixels of each place, each with its share; what lies outside has the colour.
+
+    Args:
+        images: (S, C, H, W).
+        columns: (S, 2, out) the two nearest, which may lie outside.
+        rows: likewise.
+        shares: (S, 2, out), alike for columns and rows.
+        colours: (S, C).
+    """
+    count, channels, height, width = images.shape
+    across, down = (shares * ((at >= 0) & (at < end)) for at, end in ((columns, width), (rows, height)))
+    columns, rows = columns.clamp(0, width - 1), rows.clamp(0, height - 1) * width
+    pixels = images.flatten(2)
+    inside = down.sum(1)[:, :, None] * across.sum(1)[:, None]
+    total = colours[:, :, None, None] * (1 - inside[:, None])
+    for i in (0, 1):
+        for j in (0, 1):
+            place = (rows[:, i, :, None] + columns[:, j, None]).view(count, 1, -1).expand(-1, channels, -1)
+            share = down[:, i, :, None] * across[:, j, None]
+            total += pixels.gather(2, place).view_as(total) * share[:, None]
+    return total

@@ -4,10 +4,12 @@ Pixels are BGR, 0 to 255. float64 stays float64, all else is computed in float32
 that are passed in.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -105,7 +107,7 @@ def warp_crop(
 
     Example:
         >>> picture = torch.arange(9.0).view(1, 3, 3)
-        >>> warp_crop(picture, (0.5, 1, 2.5, 2), 2, fill=100).tolist()
+        >>> warp_crop(picture, (0.5, 1, 2.5, 2), 2, fill=100).round(decimals=3).tolist()
         [[[3.5, 52.5], [6.5, 54.0]]]
     """
     if image.ndim != 3:
@@ -113,29 +115,25 @@ def warp_crop(
     place = torch.as_tensor(box).detach().to("cpu", torch.float64)
     if place.shape != (4,) or out < 2:
         raise ValueError(f"box must be four numbers and out at least 2, got shape {tuple(place.shape)} and {out}")
-    dtype = image.dtype if image.dtype == torch.float64 else torch.float32
     x0, y0, x1, y1 = place.tolist()
     height, width = image.shape[1:]
-    left, right, across = (part.to(image.device) for part in _taps(x0, x1, width, out, dtype))
-    top, bottom, down = (part.to(image.device) for part in _taps(y0, y1, height, out, dtype))
-    image = image.to(dtype)
-    # index_select: measured several times as fast as an index in brackets
-    rows = image.index_select(1, top).mul_(down[0][:, None]).addcmul_(image.index_select(1, bottom), down[1][:, None])
-    crop = rows.index_select(2, left).mul_(across[0]).addcmul_(rows.index_select(2, right), across[1])
-    if min(x0, x1, y0, y1) < 0 or max(x0, x1) > width - 1 or max(y0, y1) > height - 1:
-        outside = torch.as_tensor(fill, dtype=dtype, device=image.device).reshape(-1, 1, 1)
-        crop = crop.addcmul_(outside, 1 - down.sum(0)[:, None] * across.sum(0))
-    return crop
-
-
-def _taps(start: float, stop: float, size: int, out: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Along one side: the two pixels that each new one comes from, and their weights (2, out); 0 outside."""
-    place = start + torch.arange(out, dtype=torch.float64) * ((stop - start) / (out - 1))
-    first = place.floor()
-    pixels = torch.stack([first, first + 1])
-    weights = torch.stack([1 - (place - first), place - first]) * ((pixels >= 0) & (pixels < size))
-    low, high = pixels.clamp(0, size - 1).long()
-    return low, high, weights.to(dtype)
+    left, top = max(0, math.floor(min(x0, x1))), max(0, math.floor(min(y0, y1)))
+    right, bottom = max(0, math.floor(max(x0, x1)) + 2), max(0, math.floor(max(y0, y1)) + 2)
+    part = _floating(image[:, top:bottom, left:right])
+    inside = min(x0, x1, y0, y1) >= 0 and max(x0, x1) <= width - 1 and max(y0, y1) <= height - 1
+    outside = torch.as_tensor(0.0 if inside else fill, dtype=part.dtype, device=image.device).reshape(-1, 1, 1)
+    if not part.numel():  # nothing of the picture is in the window
+        return outside.expand(image.shape[0], out, out).contiguous()
+    grid = np.empty((1, out, out, 2), np.float64 if part.dtype == torch.float64 else np.float32)
+    for axis, (start, stop, size) in enumerate(
+        ((x0 - left, x1 - left, part.shape[2]), (y0 - top, y1 - top, part.shape[1]))
+    ):
+        line = (2 * np.linspace(start, stop, out) + 1) / size - 1
+        grid[..., axis] = line[:, None] if axis else line
+    # zeros around what lies above ``outside``, so that the outermost pixels fade into it
+    return F.grid_sample(
+        (part - outside)[None], torch.from_numpy(grid).to(image.device), padding_mode="zeros", align_corners=False
+    )[0].add_(outside)
 
 
 def flip_boxes(boxes: Tensor, width: int) -> Tensor:

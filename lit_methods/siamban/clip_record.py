@@ -14,8 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from lit_methods.functional.frames import to_rgb_array
-from lit_methods.functional.framing import RIGHT
-from lit_methods.functional.tracking_overlay import draw_boxes
+from lit_methods.functional.tracking_overlay import PREDICTED, draw_boxes
 from lit_methods.functional.video import Video
 from lit_methods.functional.video_writing import VideoWriter
 from lit_methods.siamban.clip_rows import ClipRow, write_clip_rows
@@ -30,7 +29,7 @@ def film_suffix() -> str:
 
 def drawn(picture: np.ndarray, row: ClipRow) -> np.ndarray:
     """A picture (H, W, 3) uint8 RGB with the box of its row, and the score in its corner."""
-    return draw_boxes(picture, [((row.x, row.y, row.w, row.h), RIGHT)], f"{row.score:.2f}")
+    return draw_boxes(picture, [((row.x, row.y, row.w, row.h), PREDICTED)], f"{row.score:.2f}")
 
 
 class ClipRecord:

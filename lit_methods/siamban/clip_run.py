@@ -93,6 +93,7 @@ class ClipRun:
         return self._last
 
     def _values(self, box: Tensor, score: Tensor) -> Tensor:
+        assert self.tracker.state is not None  # after init
         centre = self.tracker.state.centre.flatten()
         return torch.cat([box.to(centre), score.reshape(1).to(centre), centre])
 
@@ -107,8 +108,8 @@ class ClipRun:
         row = ClipRow(self.clip.video.frame_name(index), index, *numbers)
         if not np.isfinite(numbers).all():
             raise MisconfigurationException(
-                f"the box in frame {index} of {str(self.clip.video.path)!r} is not finite: the training of this "
-                "checkpoint has diverged, or half precision overflows"
+                f"the box in frame {index} of {str(self.clip.video.path)!r} is not finite: this network is not "
+                "trained, its training has diverged, or half precision overflows"
             )
         return row
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,7 +56,7 @@ class TrackingFigures:
                 "norm_precision": OPENormPrecision(self.protocol),
                 "norm_precision_auc": OPENormPrecision(self.protocol, summary="auc"),
                 "success_auc_static": OPESuccess(),
-                "score": MeanMetric(),
+                "score": MeanMetric(nan_strategy="ignore"),
             }
         for metric in self.metrics.values():
             metric.to(device)
@@ -95,9 +96,18 @@ class TrackingFigures:
                 self.metrics[name].update(track.boxes_xywh, boxes, present)
             self.metrics["success_auc_static"].update(track.boxes_xywh[:1].expand_as(track.boxes_xywh), boxes, present)
             self.metrics["score"].update(track.scores)
+            if lost := int(track.scores.isnan().sum()):
+                warnings.warn(
+                    f"{batch['name'][number]}: the network's answer is not finite in {lost} of {len(boxes)} frames, "
+                    "each kept the box before it: training has diverged, or only just begun",
+                    stacklevel=2,
+                )
 
     def compute(self) -> dict[str, Tensor]:
         """All figures by name, 0-d; every process has to call."""
         if self.resets:
             return self.metrics["vot"].compute()
-        return {name: metric.compute() for name, metric in self.metrics.items()}
+        found = {name: metric.compute() for name, metric in self.metrics.items()}
+        if found["score"].isnan():  # boxes out of files have no scores
+            del found["score"]
+        return found

@@ -29,8 +29,8 @@ class BANNeck(nn.Module):
         ValueError: no level, or a number that is not positive.
 
     Source:
-        SiamBAN's official code (``AdjustAllLayer``), with its parameter names. Its cut begins at 4 for every map that is
-        narrower than 20, which is the middle of 15 only.
+        SiamBAN's official code (``AdjustAllLayer``), with its parameter names. Its cut begins at 4 for every map that
+        is narrower than 20, which is the middle of 15 only.
 
     Example:
         >>> neck = BANNeck([8, 16], 4)
@@ -232,6 +232,7 @@ def unfolded_correlation(x: Tensor, kernel: Tensor) -> Tensor:
         >>> unfolded_correlation(torch.arange(6.0).view(1, 1, 2, 3), torch.tensor([[[[1.0, 10.0]]]])).tolist()
         [[[[10.0, 21.0], [43.0, 54.0]]]]
     """
-    windows = x.unfold(2, kernel.shape[2], 1).unfold(3, kernel.shape[3], 1)  # (B, C, H', W', h, w)
-    sums = windows.flatten(4).flatten(2, 3) @ kernel.flatten(2).unsqueeze(3)
-    return sums.squeeze(3).unflatten(2, windows.shape[2:4])
+    layout = torch.contiguous_format  # without the copies a traced graph refuses a batch of one
+    windows = x.unfold(2, kernel.shape[2], 1).unfold(3, kernel.shape[3], 1).clone(memory_format=layout)
+    sums = windows.flatten(4).flatten(2, 3) @ kernel.clone(memory_format=layout).flatten(2).unsqueeze(3)
+    return sums.squeeze(3).unflatten(2, windows.shape[2:4])  # windows: (B, C, H', W', h, w)

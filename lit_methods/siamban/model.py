@@ -20,9 +20,9 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet in RGB
 class SiamBANNet(nn.Module):
     """The whole network; it keeps no state between frames.
 
-    Crops are BGR from 0 to 255. Point i of the response map, along each axis, is centred on pixel 8 i + 31 of the search
-    region, which is where ``point_grid`` puts it for an odd number of points; for an even one that grid begins 4 pixels
-    earlier.
+    Crops are BGR from 0 to 255. Point i of the response map, along each axis, is centred on pixel 8 i + 31 of the
+    search region, which is where ``point_grid`` puts it for an odd number of points; for an even one that grid begins
+    4 pixels earlier.
 
     Args:
         depth: of the ResNet: 18, 34 or 50.
@@ -151,17 +151,17 @@ class TemplateGraph(nn.Module):
 
     Example:
         >>> net = SiamBANNet(18, width=4, channels=8, levels=[2])
-        >>> [tuple(kernel.shape) for kernel in TemplateGraph(net)(torch.zeros(1, 3, 127, 127))]
-        [(1, 8, 5, 5), (1, 8, 5, 5)]
+        >>> TemplateGraph(net)(torch.zeros(1, 3, 127, 127)).shape
+        torch.Size([1, 2, 8, 5, 5])
     """
 
     def __init__(self, net: SiamBANNet) -> None:
         super().__init__()
         self.net = net
 
-    def forward(self, template: Tensor) -> tuple[Tensor, ...]:
-        """(B, 3, 127, 127) to kernels, named as in ``net.kernel_names``."""
-        return tuple(self.net.template(template))
+    def forward(self, template: Tensor) -> Tensor:
+        """(B, 3, 127, 127) to all kernels (B, K, channels, 5, 5), in the order of ``net.kernel_names``."""
+        return torch.stack(self.net.template(template), 1)
 
 
 class SearchGraph(nn.Module):
@@ -172,7 +172,8 @@ class SearchGraph(nn.Module):
 
     Example:
         >>> net = SiamBANNet(18, width=4, channels=8, levels=[2], search_size=191)
-        >>> cls, loc = SearchGraph(net)(torch.zeros(1, 3, 191, 191), *net.template(torch.zeros(1, 3, 127, 127)))
+        >>> kernels = TemplateGraph(net)(torch.zeros(1, 3, 127, 127))
+        >>> cls, loc = SearchGraph(net)(torch.zeros(1, 3, 191, 191), kernels)
         >>> loc.shape
         torch.Size([1, 4, 17, 17])
     """
@@ -181,6 +182,6 @@ class SearchGraph(nn.Module):
         super().__init__()
         self.net = net
 
-    def forward(self, search: Tensor, *kernels: Tensor) -> tuple[Tensor, Tensor]:
-        """Regions (B, 3, search_size, search_size) and the kernels of as many templates to ``cls`` and ``loc``."""
-        return self.net.head.respond(kernels, self.net.features(search, "search"), unfolded_correlation)
+    def forward(self, search: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:
+        """Regions (B, 3, search_size, search_size) and what ``TemplateGraph`` gives to ``cls`` and ``loc``."""
+        return self.net.head.respond(kernels.unbind(1), self.net.features(search, "search"), unfolded_correlation)

@@ -13,6 +13,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
 from lit_methods.contract import Described, ExportGraph
+from lit_methods.functional.modes import evaluating
 from lit_methods.siamban.evaluation import TrackingFigures
 from lit_methods.siamban.functional import (
     assign_labels,
@@ -23,6 +24,7 @@ from lit_methods.siamban.functional import (
     siamban_loc_loss,
 )
 from lit_methods.siamban.model import SiamBANNet, SearchGraph, TemplateGraph
+from lit_methods.siamban.own_results import OwnResults
 from lit_methods.siamban.own_video import OwnVideo
 from lit_methods.siamban.runs import Track
 from lit_methods.siamban.tracker import TRACKER_CONSTANTS, SiamBANTracker
@@ -31,7 +33,7 @@ from lit_methods.siamban.weights import load_tracker_weights
 DEFAULT = TRACKER_CONSTANTS["otb100"]
 
 
-class SiamBAN(OwnVideo, Described, LightningModule):
+class SiamBAN(OwnResults, OwnVideo, Described, LightningModule):
     """Siamese box adaptive network for visual tracking (SiamBAN, arXiv 2003.06761).
 
     The template, the target in the first frame, and a larger region of a later frame go through one network. At each
@@ -160,7 +162,8 @@ class SiamBAN(OwnVideo, Described, LightningModule):
                 raise ValueError(f"{name}={self.hparams[name]!r} must be one of {', '.join(known)}")
 
     def setup(self, stage: str) -> None:
-        """Refuse crops of another size than the network's."""
+        """Refuse crops of another size than the network's; read the files that ``test --results`` names."""
+        super().setup(stage)
         data: Any = getattr(self.trainer, "datamodule", None)
         for name in ("template_size", "search_size") if stage == "fit" else ():
             theirs, mine = getattr(data, name, None), self.hparams[name]
@@ -237,10 +240,6 @@ class SiamBAN(OwnVideo, Described, LightningModule):
         rates = learning_rates(epochs, *(self.hparams[name] for name in names))
         return [rate * (self.trainer.world_size if self.hparams["lr_scale_world"] else 1) for rate in rates]
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Sequences stay where they are: their frames are read one by one, and boxes are compared in float64."""
-        return batch if "frames" in batch else super().transfer_batch_to_device(batch, device, dataloader_idx)
-
     # -- tracking -----------------------------------------------------------------------------------------------------
 
     def tracker(self, **constants: float) -> SiamBANTracker:
@@ -268,15 +267,16 @@ class SiamBAN(OwnVideo, Described, LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> list[Track]:
         """Track the sequences of a batch at once, and score them."""
-        return self._track(batch, self.figures["val"])
+        return self._scored(self.figures["val"].follow(self.tracker(), batch), batch, "val")
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> list[Track]:
-        """As ``validation_step``."""
-        return self._track(batch, self.figures["test"])
+        """As ``validation_step``; the files of ``test --results`` take the place of tracking."""
+        given = self.results_of(batch)
+        tracks = self.figures["test"].follow(self.tracker(), batch) if given is None else given
+        return self._scored(tracks, batch, "test")
 
-    def _track(self, batch: dict[str, Any], figures: TrackingFigures) -> list[Track]:
-        tracks = figures.follow(self.tracker(), batch)
-        figures.update(batch, tracks)
+    def _scored(self, tracks: list[Track], batch: dict[str, Any], stage: str) -> list[Track]:
+        self.figures[stage].update(batch, tracks)
         return tracks
 
     def on_validation_epoch_end(self) -> None:
@@ -297,18 +297,20 @@ class SiamBAN(OwnVideo, Described, LightningModule):
     def export_graphs(self) -> dict[str, ExportGraph]:
         """Two graphs, of which the second runs on every frame.
 
-        ``template``: crop (B, 3, 127, 127) to the kernels of the heads, two per level. ``search``: crop
+        ``template``: crop (B, 3, 127, 127) to ``kernels`` (B, K, channels, 5, 5), two for each level. ``search``: crop
         (B, 3, 255, 255) and these kernels to ``cls`` (B, 2, n, n) and ``loc`` (B, 4, n, n). Crops are BGR, 0 to 255.
         """
-        template = torch.zeros(2, 3, self.model.template_size, self.model.template_size, device=self.device)
-        search = torch.zeros(2, 3, self.model.search_size, self.model.search_size, device=self.device)
-        names = self.model.kernel_names
-        batch = torch.export.Dim("batch")
-        kernels = self.model.template(template)
-        axes: dict[str, Any] = {"search": {0: batch}, "kernels": tuple({0: batch} for _ in names)}
+        sides = (self.model.template_size, self.model.search_size)
+        template, search = (torch.zeros(2, 3, side, side, device=self.device) for side in sides)
+        first = TemplateGraph(self.model)
+        with evaluating(self):
+            kernels = first(template)
+        batch = {0: torch.export.Dim("batch")}
         return {
-            "template": ExportGraph(TemplateGraph(self.model), (template,), {"template": {0: batch}}, tuple(names)),
-            "search": ExportGraph(SearchGraph(self.model), (search, *kernels), axes, ("cls", "loc")),
+            "template": ExportGraph(first, (template,), {"template": batch}, ("kernels",)),
+            "search": ExportGraph(
+                SearchGraph(self.model), (search, kernels), {"search": batch, "kernels": batch}, ("cls", "loc")
+            ),
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

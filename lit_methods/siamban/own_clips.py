@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 
 from lit_methods.functional.pictures import BadImageError
-from lit_methods.functional.regions import region_to_box
 from lit_methods.functional.suggestions import shorten
 from lit_methods.functional.text_lines import read_lines
 from lit_methods.functional.video import IMAGE_FOLDERS, Video, open_video
 from lit_methods.siamban.clip_rows import ClipRow
+from lit_methods.siamban.runs import start_box
 
 GROUND_TRUTHS = ("groundtruth.txt", "groundtruth_rect.txt")
 Box = tuple[float, float, float, float]
@@ -66,7 +66,7 @@ def own_clips(
             ``rows`` do not fit.
 
     Source:
-        The official code starts a tracker from the box (x + 0.5, y + 0.5, w, h): the centre becomes x + w / 2.
+        ``start_box``, as in evaluations: the same sequence gets the same boxes here and there.
     """
     if boxes and len(boxes) != len(paths):
         raise ValueError(
@@ -86,7 +86,7 @@ def own_clips(
         except (BadImageError, FileNotFoundError) as error:
             faults[path] = str(error)
     if not videos and not any(path.exists() for path in faults):
-        raise FileNotFoundError(next(iter(faults.values())))
+        raise FileNotFoundError(f"input={str(next(iter(faults)))!r} does not exist")
     known = [_rows_of(video, rows or (), len(paths) == 1) for _, video in videos]
     if rows is not None and videos and not any(known):
         theirs = shorten(dict.fromkeys(row.file for row in rows), 3) or "nothing"
@@ -147,8 +147,9 @@ def _check_box(box: Box, shown: str, video: Video) -> None:
         raise ValueError(f"{shown} lies outside of {frames}")
 
 
-def _tracked(box: Box) -> Box:
-    return box[0] + 0.5, box[1] + 0.5, box[2], box[3]
+def _tracked(region: Sequence[float]) -> Box:
+    x, y, w, h = start_box(torch.tensor(region, dtype=torch.float64)).tolist()
+    return x, y, w, h
 
 
 def _ground_truth(path: Path) -> Path | None:
@@ -164,16 +165,12 @@ def _annotated(file: Path, index: int, video: Video) -> Box:
         raise ValueError(f"{str(file)!r} has {len(lines)} lines, none for frame {index}; give --box x,y,w,h")
     line = lines[index]
     try:
-        region = torch.tensor([float(word) for word in re.split(r"[,\s]+", line.text.strip())], dtype=torch.float64)
-        cx, cy, w, h = region_to_box(region).tolist()
+        box = _tracked([float(word) for word in re.split(r"[,\s]+", line.text.strip())])
     except ValueError:
         raise line.fault("it must hold 4 or 8 numbers; give --box x,y,w,h") from None
-    shown = f"{line.where}: the box {[cx - w / 2, cy - h / 2, w, h]}"
-    _check_box((cx - w / 2, cy - h / 2, w, h), shown, video)
-    if len(region) == 4:
-        x, y = region[:2].tolist()
-        return _tracked((x, y, w, h))
-    return cx - (w - 1) / 2, cy - (h - 1) / 2, w, h
+    plain = box[0] - 0.5, box[1] - 0.5, box[2], box[3]
+    _check_box(plain, f"{line.where}: the box {list(plain)}", video)
+    return box
 
 
 def _rows_of(video: Video, rows: Sequence[ClipRow], alone: bool) -> list[ClipRow]:

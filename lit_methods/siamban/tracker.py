@@ -175,7 +175,8 @@ class SiamBANTracker:
 
         Returns:
             Boxes x, y, w, h in pixels, ``(4,)``, and how sure the network is, 0-d from 0 to 1; for a list of frames
-            ``(S, 4)`` and ``(S,)``. They are on the network's device.
+            ``(S, 4)`` and ``(S,)``. They are on the network's device. A score of NaN: the network's answer is not
+            finite, and the box is that of the frame before.
 
         Raises:
             RuntimeError: before ``init``.
@@ -211,7 +212,8 @@ class SiamBANTracker:
 
         Returns:
             Its box's offset from the middle of the crop ``(S, 2)``, width and height ``(S, 2)``, score ``(S,)``, and
-            score times penalty ``(S,)``, in the type of ``prev_wh``.
+            score times penalty ``(S,)``, in the type of ``prev_wh``. Where the network overflows the box stays as it
+            is, and the score is NaN.
         """
         score = cls.to(prev_wh.dtype).softmax(1)[:, 1].flatten(1)
         boxes = decode_ltrb(loc.to(prev_wh.dtype), self._on(self._points, prev_wh))
@@ -220,7 +222,10 @@ class SiamBANTracker:
         best = pscore.argmax(1, keepdim=True)
         low, high = boxes.gather(1, best[:, :, None].expand(-1, -1, 4))[:, 0].split(2, 1)
         score, penalty = score.gather(1, best)[:, 0], penalty.gather(1, best)[:, 0]
-        return (low + high) / 2, high - low, score, score * penalty
+        offset, wh, rate = (low + high) / 2, high - low, score * penalty
+        finite = torch.cat([offset, wh, rate[:, None]], 1).isfinite().all(1)
+        offset, wh = torch.where(finite[:, None], offset, 0.0), torch.where(finite[:, None], wh, prev_wh)
+        return offset, wh, torch.where(finite, score, torch.nan), torch.where(finite, rate, 0.0)
 
     def _device(self) -> torch.device:
         parameters = getattr(self.net, "parameters", None)

@@ -53,8 +53,8 @@ def convert_official(content: Mapping[str, Any], levels: Sequence[int] = (2, 3, 
         Official code (hqucv/siamban), names of its ``ModelBuilder`` and what its ``load_pretrain`` strips.
 
     Example:
-        >>> file = {"epoch": 20, "state_dict": {"module.neck.downsample2.downsample.0.weight": torch.zeros(256, 1024, 1, 1)}}
-        >>> list(convert_official(file, levels=[3]))
+        >>> tensors = {"module.neck.downsample2.downsample.0.weight": torch.zeros(256, 1024, 1, 1)}
+        >>> list(convert_official({"epoch": 20, "state_dict": tensors}, levels=[3]))
         ['neck.downsample3.downsample.0.weight']
     """
     nested = content.get("state_dict")

@@ -4,6 +4,7 @@ from itertools import pairwise
 import pytest
 import torch
 from lightning.pytorch import LightningModule
+from PIL import Image
 
 from datamodules import LaSOTDataModule, TrackingBenchmarkDataModule
 from datamodules.demo import write_tracking
@@ -316,6 +317,7 @@ def test_workers_and_epochs_change_what_they_should(drawn):
     assert not torch.equal(boxes(), boxes(seed=1))
 
 
+@pytest.mark.filterwarnings("ignore:.*fit.ckpt_path=")
 def test_a_fit_that_failed_goes_on_with_the_pairs_that_it_had_not_seen(drawn, make_trainer, tmp_path):
     from lightning.pytorch.callbacks import OnExceptionCheckpoint
 
@@ -328,6 +330,21 @@ def test_a_fit_that_failed_goes_on_with_the_pairs_that_it_had_not_seen(drawn, ma
     seen = broken.boxes + resumed.boxes
     assert [where for *where, _ in seen] == [where for *where, _ in whole.boxes]
     assert all(torch.equal(one, other) for (*_, one), (*_, other) in zip(seen, whole.boxes, strict=True))
+
+
+def test_other_sets_take_part_in_training(drawn, tmp_path):
+    (tmp_path / "train.json").write_text('{"a": {"00": {"000000": [1, 2, 30, 40]}}}')
+    (tmp_path / "crop511" / "a").mkdir(parents=True)
+    Image.new("RGB", (511, 511), (200, 0, 0)).save(tmp_path / "crop511" / "a" / "000000.00.x.jpg")
+    coco = {"root": str(tmp_path), "frame_range": 1, "uses": 1}
+    plain = {"search_size": 61, "search_colour": 0, "search_blur": 0, "neg_prob": 0, "pairs_per_epoch": 40}
+    data = small(drawn, uses=1, extra_sets={"coco": coco}, **plain)
+    data.setup("fit")
+    reds = torch.cat([(batch["search"] - torch.tensor([0, 0, 200.0]).view(3, 1, 1)).abs().amax((1, 2, 3)) < 9
+                      for batch in data.train_dataloader()])  # fmt: skip
+    assert reds.sum() == 20
+    with pytest.raises(ValueError, match=r"extra_sets: 'coco' does not say how to read it: .*rooot"):
+        small(drawn, extra_sets={"coco": coco | {"rooot": "x"}}).setup("fit")
 
 
 def test_two_processes_share_pairs_and_videos_out(drawn, company):

@@ -22,6 +22,7 @@ from lit_methods.siamban.clip_record import ClipRecord
 from lit_methods.siamban.clip_rows import ClipRow, read_clip_rows, write_clip_rows
 from lit_methods.siamban.own_clips import own_clips
 from lit_methods.siamban.own_video import AT_ONCE, OwnVideo
+from lit_methods.siamban.runs import track_sequences
 from lit_methods.siamban.tracker import SiamBANTracker
 
 BOX = "30,40,20,16"
@@ -32,14 +33,13 @@ MODEL = ["--model", "test_siamban_own_video.Follower", "--trainer.accelerator", 
 class BrightestPlace(nn.Module):
     """A network of no parameters that sees the target where the search region is red, and its size not at all."""
 
-    template_size, search_size, stride, size = 127, 255, 8, 25
-    levels = (2,)
+    template_size, search_size, stride, size = 127, 191, 8, 17
 
     def template(self, z: Tensor) -> list[Tensor]:
         return [z.mean((2, 3))[..., None, None]]
 
     def track(self, template: list[Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-        seen = F.avg_pool2d(x[:, 2:] / 255, 63, 8)  # around pixel 31, 39, ...
+        seen = F.avg_pool2d(x[:, 2:].contiguous() / 255, 63, 8)  # around pixel 31, 39, ...
         sides = torch.tensor([35.0, 28, 35, 28])[:, None, None]
         return torch.cat([-10 * seen, 10 * seen - 10], 1), sides * template[0].sign().mean() * (1 + seen / 20)
 
@@ -55,7 +55,7 @@ class Follower(OwnVideo, LightningModule):
         super().__init__()
         self.model = BrightestPlace()
         if broken:
-            nothing = torch.full((1, 6, 25, 25), torch.nan)
+            nothing = torch.full((1, 6, 17, 17), torch.nan)
             self.model.track = lambda template, x: (nothing[:, :2], nothing[:, 2:])
 
     def tracker(self) -> SiamBANTracker:
@@ -126,6 +126,14 @@ def test_rows_are_what_the_tracker_says(video):
     assert [list(row[2:7]) for row in follow([video], box=[BOX])[1:]] == boxes
 
 
+def test_evaluations_find_the_same_boxes(video):
+    box = torch.tensor([[30.1, 40.2, 20.3, 16.4]], dtype=torch.float64)
+    frames = [[str(path) for path in sorted(video.iterdir())]]
+    track = track_sequences(Follower().tracker(), frames, box)[0]
+    rows = torch.tensor([row[2:7] for row in follow([video], box=["30.1,40.2,20.3,16.4"])], dtype=torch.float64)
+    assert torch.equal(rows, torch.cat([track.boxes_xywh, track.scores[:, None]], 1))
+
+
 @pytest.mark.parametrize("kind", ["clip.gif", "clip.mp4"])
 def test_films_are_videos_too(video, kind):
     if kind.endswith("mp4"):
@@ -158,8 +166,9 @@ def test_by_default_the_film_lies_in_the_runs_directory(video, make_trainer, tmp
     assert [path.name for path in (tmp_path / "videos").iterdir()] == ["clip.csv"]
 
 
-@pytest.mark.parametrize("out", ["none", "film.gif"])
-@pytest.mark.parametrize("last", [0, 5, FRAMES - 1])
+@pytest.mark.parametrize(
+    ("last", "out"), [(0, "film.gif"), (5, "none"), (5, "film.gif"), (FRAMES - 1, "none"), (FRAMES - 1, "film.gif")]
+)
 def test_a_run_goes_on_from_any_frame_exactly(video, make_trainer, tmp_path, last, out):
     whole = follow([video], box=[BOX], out="whole.gif")
     write_clip_rows(Path("whole.csv"), whole)
@@ -291,7 +300,7 @@ def test_ground_truth_gives_the_first_box(video):
     assert follow([video], start=1)[0][:5] == ("clip/00000001.png", 1, 34.5, 42.5, 20)
     x, y, w, h = 30, 40, 20, 16
     Path("clip/groundtruth.txt").write_text(f"{x},{y},{x + w},{y},{x + w},{y + h},{x},{y + h}\n")
-    assert follow([video])[0][2:6] == (29.5 + 0.5, 39.5 + 0.5, w + 1, h + 1)  # a polygon's sides count one more
+    assert follow([video])[0][2:6] == (30, 40, w + 1, h + 1)  # a polygon's sides count one more
     with pytest.raises(ValueError, match=r"groundtruth\.txt' has 1 lines, none for frame 2"):
         follow([video], start=2)
     for text, words in (("1,2,x,4", "must hold 4 or 8"), ("1,2,3", "must hold 4 or 8"), ("nan,1,2,3", "finite")):
@@ -374,10 +383,10 @@ def test_rows_that_cannot_be_gone_on_from(video, text, words):
 
 def test_wrong_inputs_of_the_command(video, capsys):
     Path("notes.txt").touch()
-    for name in ("nowhere.gif", "notes.txt"):
-        code, said = predict(capsys, "--input", name, "--box", BOX)
-        assert (code, len(said)) == (2, 1)
-        assert name in said[0]
+    code, said = predict(capsys, "--input", "nowhere.gif", "--box", BOX)
+    assert (code, said) == (2, ["error: input='nowhere.gif' does not exist"])
+    with pytest.raises(ValueError, match=r"'notes\.txt' is no video"):
+        Follower().prepare_inputs(["notes.txt"], box=[BOX])
 
 
 def test_pictures_alone_are_refused(video):
