@@ -47,7 +47,7 @@ class BackboneUnfreeze(Callback):
         """Freeze before a fit: DDP asks next which parameters are trained."""
         if stage != "fit":
             return
-        backbone = getattr(getattr(pl_module, "model", None), "backbone", None)
+        backbone: Any = getattr(getattr(pl_module, "model", None), "backbone", None)
         if not hasattr(backbone, "set_trainable"):
             raise ValueError(f"BackboneUnfreeze needs a tracker such as SiamBAN, not {type(pl_module).__name__}")
         if self._given and (missing := [name for name in self.layers if name not in backbone.stages]):

@@ -70,15 +70,15 @@ class TrackingLogger(Callback):
     ) -> None:
         """Draw the first sequences."""
         if batch_idx == 0 and not trainer.sanity_checking and trainer.is_global_zero:
-            self._strips(trainer, "val/tracks", batch, outputs)
+            self._strips(trainer, "val/tracks", batch, outputs["tracks"])
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
     ) -> None:
         """Likewise, and the film."""
-        if batch_idx == 0 and trainer.is_global_zero and outputs:
-            self._strips(trainer, "test/tracks", batch, outputs)
-            paths, truth, boxes = batch["frames"][0], batch["boxes"][0].cpu(), outputs[0].boxes_xywh
+        if batch_idx == 0 and trainer.is_global_zero and batch["frames"] and batch["frames"][0]:
+            self._strips(trainer, "test/tracks", batch, outputs["tracks"])
+            paths, truth, boxes = batch["frames"][0], batch["boxes"][0].cpu(), outputs["tracks"][0].boxes_xywh
             frames = [_drawn(paths[i], boxes[i], truth[i]) for i in spread(len(boxes), FILM_FRAMES)]
             RunReport.of(trainer).film(trainer, "test/film", frames)
 

@@ -15,7 +15,7 @@ from callbacks.tracking_figures import expected_overlap_figure, ope_figure
 from lit_methods.functional.ope import OPECurves, norm_precision_curve, ope_curves, precision_curve, summarize
 from lit_methods.functional.processes import gather_objects
 from lit_methods.functional.vot import FAILURE, vot_overlaps
-from lit_methods.metrics.tracking import BURN_IN
+from lit_methods.metrics.tracking import BURN_IN, CurveMetric
 from lit_methods.siamban.evaluation import RESETS, TrackingFigures
 from lit_methods.siamban.results import result_path, write_boxes, write_vot_run
 
@@ -29,7 +29,7 @@ STATIC = "first box kept"  # in the legend
 class OPERow(NamedTuple):
     """A video of one-pass evaluation: its figures, and the precisions of a tracker that keeps its first box."""
 
-    index: int
+    position: int
     name: str
     frames: int
     figures: dict[str, float]
@@ -40,7 +40,7 @@ class OPERow(NamedTuple):
 class VOTRow(NamedTuple):
     """A VOT sequence: failures, overlaps past the burn-in, NaN where there is none, and the frames that are tagged."""
 
-    index: int
+    position: int
     name: str
     failed: Tensor
     overlaps: Tensor
@@ -68,6 +68,16 @@ class TrackingResults(Callback):
         self.rows: list[Any] = []
         self._curves: dict[str, Tensor] = {}
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse videos whose names cannot be those of files, before hours of tracking.
+
+        Raises:
+            ValueError: there is one; names it.
+        """
+        if stage == "test" and _figures(pl_module) is not None:
+            for sequence in _sequences(trainer):
+                result_path(Path(), sequence.name)
+
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A test of its own."""
         self.rows, self._curves = [], {}
@@ -79,16 +89,16 @@ class TrackingResults(Callback):
         figures = _figures(pl_module)
         if figures is None or not outputs:
             return
-        tracks: Sequence[Track] = outputs
+        tracks: Sequence[Track] = outputs["tracks"]
         known = _sequences(trainer)
         for number, track in enumerate(tracks):
             index, name = int(batch["index"][number]), batch["name"][number]
             if getattr(pl_module, "results", None) is None:
                 path = result_path(Path(trainer.default_root_dir, "results"), name, figures.resets)
-                if figures.resets:
-                    write_vot_run(path, track.boxes_xywh, track.state)
-                else:
+                if track.state is None:
                     write_boxes(path, track.boxes_xywh)
+                else:
+                    write_vot_run(path, track.boxes_xywh, track.state)
             sequence = known[index] if known else None
             if figures.resets:
                 tags = getattr(sequence, "tags", {})
@@ -104,10 +114,12 @@ class TrackingResults(Callback):
         if figures is None:
             return
         rows = [row for part in gather_objects(self.rows) for row in part]
-        self.rows = sorted(rows, key=lambda row: row.index)  # however many processes there are
+        self.rows = sorted(rows, key=lambda row: row.position)  # however many processes there are
         if rows:  # computed here once: the module logs the same
             self._curves = {
-                name: metric.curve().cpu() for name, metric in figures.metrics.items() if hasattr(metric, "curve")
+                name: metric.curve().cpu()
+                for name, metric in figures.metrics.items()
+                if isinstance(metric, CurveMetric)
             }
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from lightning.pytorch import LightningDataModule
 
 from datamodules.classification import EvaluationLoader
 from datamodules.crop_sets import CropSet
@@ -21,12 +20,12 @@ from datamodules.lasot_files import (
 )
 from datamodules.loaders import loader_options
 from datamodules.samplers import EpochSampler, ResumableLoader, refuse_replaced_samplers
-from datamodules.tracking_loaders import check_counts, sequence_loader
+from datamodules.tracking_loaders import VideoDataModule, check_counts, sequence_loader
 from datamodules.tracking_pairs import PairDataset, SequenceSource
 from datamodules.tracking_sequences import TrackingSequence
 
 
-class LaSOTDataModule(LightningDataModule):
+class LaSOTDataModule(VideoDataModule):
     """LaSOT (Fan et al., 2019), or own videos in its layout: pairs of crops to train on, whole videos to evaluate on.
 
     A training batch has ``template`` (B, 3, template_size, template_size) and ``search`` (B, 3, search_size,

@@ -18,7 +18,7 @@ from lit_methods.functional.text_lines import read_lines
 GROUND_TRUTH, SPLIT_FILE, IMAGES = "groundtruth.txt", "testing_set.txt", "img"
 FLAGS = ("full_occlusion.txt", "out_of_view.txt")
 ATTRIBUTE_FOLDERS = ("att", "annos/att")
-ATTRIBUTES = (  # in the order of the toolkit's files
+ATTRIBUTES = (  # in the order of run_tracker_performance_evaluation.m of the toolkit
     "Illumination Variation", "Partial Occlusion", "Deformation", "Motion Blur", "Camera Motion", "Rotation",
     "Background Clutter", "Viewpoint Change", "Scale Variation", "Full Occlusion", "Fast Motion", "Out-of-View",
     "Low Resolution", "Aspect Ratio Change",

@@ -18,6 +18,7 @@ from datamodules.tracking_sequences import TrackingSequence
 from lit_methods.functional.frames import from_rgb, read_frame, to_rgb_array
 from lit_methods.functional.pictures import BadImageError, read_rgb
 from lit_methods.functional.suggestions import shorten
+from lit_methods.functional.tracking_crops import context_size
 from lit_methods.functional.tracking_views import warp_crop
 
 _THREADS = 8  # heads of files, and frames to keep
@@ -156,7 +157,7 @@ class SequenceSource:
     def _cut_frame(self, place: int, canvas: Canvas, window: Sequence[float], out: int | None = None) -> Tensor:
         """Cut a window of the canvas out of the frame itself."""
         x, y, w, h = self._box(place).tolist()
-        context = math.sqrt((w + 0.5 * (w + h)) * (h + 0.5 * (w + h)))
+        context = context_size(torch.tensor([w, h], dtype=torch.float64)).item()
         step = context * canvas.full / canvas.template_size / (canvas.full - 1)  # of a pixel of the canvas
         x0, y0, x1, y1 = ((end - canvas.centre) * step for end in window)
         return self._cut_window(

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.classification import EvaluationLoader
@@ -12,7 +11,7 @@ from datamodules.lasot_files import read_test_videos
 from datamodules.samplers import refuse_replaced_samplers
 from datamodules.tracking_files import read_folders, read_nfs, read_otb
 from datamodules.tracking_json import read_json
-from datamodules.tracking_loaders import check_counts, sequence_loader
+from datamodules.tracking_loaders import VideoDataModule, check_counts, sequence_loader
 from datamodules.tracking_sequences import TrackingSequence
 from datamodules.uav123_files import read_uav123
 from datamodules.vot_files import read_vot
@@ -31,7 +30,7 @@ READERS: dict[str, Callable[[Path], list[TrackingSequence]]] = {
 SIZES = {"otb100": 100, "uav123": 123, "nfs": 100, "vot2018": 60, "vot2019": 60, "lasot": 280}
 
 
-class TrackingBenchmarkDataModule(LightningDataModule):
+class TrackingBenchmarkDataModule(VideoDataModule):
     """A benchmark of trackers on disk; for testing alone.
 
     ``benchmark`` says how ``root`` is read:

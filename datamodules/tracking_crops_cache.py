@@ -4,6 +4,7 @@ import io
 import os
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +103,8 @@ class CropCache:
             part.write_bytes(content)
             os.replace(part, path)
         except OSError as error:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink()
             raise ValueError(
                 f"cache_dir: cannot write {str(path)!r} ({error}); make room, or set cache_dir to null"
             ) from error

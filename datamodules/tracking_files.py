@@ -1,7 +1,7 @@
 """Videos of tracking benchmarks on disk, as they are distributed; and any folder of frames.
 
-What is said of OTB100 and NFS is recalled from these data sets, and from toolkits that read them; it was not checked
-on the data themselves.
+What is said of OTB100 and NFS is recalled. Which frames of OTB100 count was compared with the table of pytracking
+(visionml/pytracking, otbdataset.py); nothing was checked on the data themselves.
 """
 
 import re
@@ -114,7 +114,7 @@ def read_otb(root: Path) -> list[TrackingSequence]:
         ValueError: a line does not parse, or frames and lines differ much in number.
 
     Source:
-        Recalled: the layout and which frames count.
+        The layout is recalled, and so is which frames count, which agrees with pytracking.
 
     Example:
         >>> import tempfile

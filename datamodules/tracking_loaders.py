@@ -1,11 +1,23 @@
 """The loader of videos to evaluate trackers on."""
 
 from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
 
 from datamodules.classification import EvaluationLoader
 from datamodules.loaders import loader_options
 from datamodules.samplers import ShardSampler
 from datamodules.tracking_sequences import TrackingSequence, TrackingSequences
+
+
+class VideoDataModule(LightningDataModule):
+    """Base of data modules with videos: those stay on the CPU, as frames are read one by one, and boxes are float64."""
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move pairs of crops, and leave videos."""
+        return batch if "frames" in batch else super().transfer_batch_to_device(batch, device, dataloader_idx)
 
 
 def sequence_loader(

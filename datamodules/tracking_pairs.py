@@ -30,7 +30,7 @@ from lit_methods.functional.tracking_views import (
 MIX, VIDEOS, AGAIN = (purpose(f"tracking_pairs/{name}") for name in ("mix", "videos", "again"))
 FRAMES, NEAR, NEGATIVE = (purpose(f"tracking_pairs/{name}") for name in ("frames", "near", "negative"))
 OTHER, GREY = (purpose(f"tracking_pairs/{name}") for name in ("other", "grey"))
-SIDES: tuple[Literal["template"], Literal["search"]] = ("template", "search")
+SIDES = ("template", "search")
 WINDOW, COLOUR, BLUR, FLIP = (
     {side: purpose(f"tracking_pairs/{side}/{name}") for side in SIDES} for name in ("window", "colour", "blur", "flip")
 )
@@ -335,7 +335,7 @@ class PairDataset(Dataset[dict[str, Tensor]]):
         self,
         sources: NDArray[np.int64],
         places: NDArray[np.int64],
-        side: Literal["template", "search"],
+        side: str,
         *key: int | NDArray[np.int64],
     ) -> tuple[Tensor, Tensor]:
         """Windows in the canvas and targets in the crops, ``(n, 4)`` float64 each."""

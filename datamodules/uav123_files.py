@@ -1,6 +1,7 @@
 """UAV123 on disk.
 
-Recalled from the data set, and from toolkits that read it; not checked on the data themselves.
+The layout and the order of attributes are recalled; the first frames are those in the table of pytracking
+(visionml/pytracking, uavdataset.py). Nothing was checked on the data themselves.
 """
 
 from pathlib import Path
@@ -41,7 +42,7 @@ def read_uav123(root: Path) -> list[TrackingSequence]:
         ValueError: a line does not parse, or frames and lines differ much in number.
 
     Source:
-        Recalled: the layout and the first frames.
+        The layout is recalled, the first frames are pytracking's.
 
     Example:
         >>> import tempfile

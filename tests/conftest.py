@@ -129,6 +129,14 @@ def faces_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_faces(tmp_path_factory.mktemp("faces"), **sizes)
 
 
+@pytest.fixture(scope="session")
+def lasot_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small LaSOT: drawn videos of 6 frames, 4 to train on and 2 to test on. Do not change its files."""
+    from datamodules.demo import write_tracking
+
+    return write_tracking(tmp_path_factory.mktemp("tracking") / "lasot", train=4, test=2, frames=6, size=(60, 80))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _tiny_networks() -> None:
     from tests.tiny import register

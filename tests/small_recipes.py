@@ -61,6 +61,8 @@ FIGURES = [
     "cluster_report.feature_map_figure",
     "cluster_report.iterations_figure",
     "similarity_histogram_logger.similarity_figure",
+    "tracking_results.ope_figure",
+    "tracking_results.expected_overlap_figure",
 ]
 
 
@@ -96,7 +98,7 @@ def warm_weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int
 
 @pytest.fixture
 def overrides(
-    cifar10_root, imagenet_root, places365_root, market1501_root, duke_root, faces_root, warm_weights
+    cifar10_root, imagenet_root, places365_root, market1501_root, duke_root, faces_root, lasot_root, warm_weights
 ) -> Callable[[str], list[str]]:
     """What makes a recipe small enough for a test, without touching what it is about."""
 
@@ -116,6 +118,8 @@ def overrides(
                 words += ["--data.source_root", str(duke_root), "--data.val_ids", "2"]
         elif recipe.startswith("ddl"):
             words += ["--data.root", str(market1501_root if "market1501" in recipe else faces_root)]
+        elif recipe.startswith("siamban"):
+            words += ["--data.root", str(lasot_root)]
         arguments = config["model"]["init_args"]
         if "base_checkpoint" in arguments and "backbone" in arguments:
             words += ["--model.base_checkpoint", warm_weights(arguments["backbone"], 4 if "imagenet" in recipe else 10)]

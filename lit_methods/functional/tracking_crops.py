@@ -45,7 +45,7 @@ def crop_patches(images: Sequence[Tensor], centers: Tensor, sides: Tensor, out: 
 
     Example:
         >>> image = torch.arange(12.0).view(1, 3, 4).expand(3, 3, 4)
-        >>> crop_patches([image], torch.tensor([[0.0, 1.0]]), torch.tensor([3]), 3, torch.tensor([[9.0] * 3]))[0, 0]
+        >>> crop_patches([image], torch.tensor([[1.0, 2.0]]), torch.tensor([3]), 3, torch.tensor([[9.0] * 3]))[0, 0]
         tensor([[9., 0., 1.],
                 [9., 4., 5.],
                 [9., 8., 9.]])

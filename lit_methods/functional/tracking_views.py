@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lit_methods.functional.tracking_crops import context_size
+
 COLOUR_AXES = (  # of the colours of natural pictures, RGB; rows of the official code's rgbVar
     (-0.55919361, 0.98062831, -0.41940627),
     (1.72091413, 0.19879334, -1.82968581),
@@ -41,7 +43,7 @@ def canonical_box(wh: Tensor, template_size: int = 127, full: int = 511) -> Tens
         [223.25, 223.25, 286.75, 286.75]
     """
     wh = _floating(wh)
-    half = wh * (0.5 * template_size / (wh + 0.5 * wh.sum(-1, keepdim=True)).prod(-1, keepdim=True).sqrt())
+    half = wh * (0.5 * template_size / context_size(wh))[..., None]
     return torch.cat([full // 2 - half, full // 2 + half], -1)
 
 
@@ -112,7 +114,7 @@ def warp_crop(
     """
     if image.ndim != 3:
         raise ValueError(f"image must be (3, H, W), got shape {tuple(image.shape)}")
-    place = torch.as_tensor(box).detach().to("cpu", torch.float64)
+    place = torch.as_tensor(box, dtype=torch.float64, device="cpu").detach()
     if place.shape != (4,) or out < 2:
         raise ValueError(f"box must be four numbers and out at least 2, got shape {tuple(place.shape)} and {out}")
     x0, y0, x1, y1 = place.tolist()
@@ -173,7 +175,7 @@ def colour_shift(image: Tensor, draws: Sequence[float] | NDArray[np.float64] | T
     """
     image = _floating(image)
     axes = torch.tensor(COLOUR_AXES, dtype=torch.float64, device="cpu")
-    offset = axes @ torch.as_tensor(draws).to("cpu", torch.float64)
+    offset = axes @ torch.as_tensor(draws, dtype=torch.float64, device="cpu")
     return image - offset.flip(0).to(image.device, image.dtype)[:, None, None]
 
 

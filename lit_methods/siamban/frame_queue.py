@@ -21,6 +21,7 @@ class FrameQueue:
     Args:
         sequences: of each the frames, paths of picture files or ``(3, H, W)`` tensors.
         ahead: how many frames of each are decoded before they are asked for, which bounds the memory.
+        pin: whether they come in pinned memory, from where the host need not wait for their copy to a GPU.
 
     Raises:
         ValueError: ``ahead`` is below 1.
@@ -32,10 +33,10 @@ class FrameQueue:
         torch.Size([3, 4, 5])
     """
 
-    def __init__(self, sequences: Sequence[Sequence[str | Tensor]], ahead: int = 2) -> None:
+    def __init__(self, sequences: Sequence[Sequence[str | Tensor]], ahead: int = 2, pin: bool = False) -> None:
         if ahead < 1:
             raise ValueError(f"ahead={ahead} must be at least 1 frame")
-        self.sequences, self.ahead = sequences, ahead
+        self.sequences, self.ahead, self.pin = sequences, ahead, pin
         self._pool = ThreadPoolExecutor(min(THREADS, max(1, len(sequences)) * ahead))
         self._waiting: list[deque[Future[Tensor]]] = [deque() for _ in sequences]
         self._next = [0] * len(sequences)  # frame to hand out
@@ -72,7 +73,12 @@ class FrameQueue:
 
     def _begin(self, number: int, frame: int) -> None:
         if frame < len(self.sequences[number]):
-            self._waiting[number].append(self._pool.submit(_read, self.sequences[number][frame]))
+            self._waiting[number].append(self._pool.submit(self._read, self.sequences[number][frame]))
+
+    def _read(self, frame: str | Tensor) -> Tensor:
+        if not isinstance(frame, Tensor):
+            frame = read_frame(frame)
+        return frame.pin_memory() if self.pin and frame.device.type == "cpu" else frame
 
     def __enter__(self) -> FrameQueue:
         return self
@@ -81,7 +87,3 @@ class FrameQueue:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._pool.shutdown(cancel_futures=True)
-
-
-def _read(frame: str | Tensor) -> Tensor:
-    return frame if isinstance(frame, Tensor) else read_frame(frame)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -146,6 +147,18 @@ class BANHead(nn.Module):
         cls_weights, loc_weights, scales = self._fusion()
         loc = [(scale * raw).exp() for scale, raw in zip(scales, loc, strict=True)]
         return _weighted_sum(cls, cls_weights), _weighted_sum(loc, loc_weights)
+
+    @torch.no_grad()
+    def begin_with(self, distance: float) -> None:
+        """Let an untrained head say this distance to all four sides at every point.
+
+        Args:
+            distance: pixels, positive; about 1 without this call, as officially.
+        """
+        for box in self._boxes():
+            last = box.loc.head[-1]
+            last.weight.zero_()  # type: ignore[union-attr, operator]
+            last.bias.fill_(math.log(distance))  # type: ignore[union-attr, operator, arg-type]
 
     def fusion(self) -> dict[str, Tensor]:
         """Weights of the levels, ``cls_<level>`` and ``loc_<level>``, and ``scale_<level>`` of their distances.

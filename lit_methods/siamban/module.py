@@ -56,6 +56,8 @@ class SiamBAN(OwnResults, OwnVideo, Described, LightningModule):
         weighted: whether the weights of the fusion are learnt, else it is a plain mean.
         template_size: side of the template, pixels.
         search_size: side of the search region, pixels.
+        first_distance: pixels from each point to the sides of its box that an untrained network says; ``None``: about 1,
+            as PyTorch's initialisation has it. A middling one, such as 32, shortens a training from nothing.
         label_shape: ``"ellipse"``, ``"rectangle"`` or ``"circle"``, of what is a target and what is background.
         loc_loss: ``"linear_iou"`` (1 - IoU), ``"iou"`` (its negative logarithm) or ``"giou"``.
         num_pos: points of the target that count, at most, for each search region.
@@ -84,7 +86,7 @@ class SiamBAN(OwnResults, OwnVideo, Described, LightningModule):
     Source:
         SiamBAN, arXiv 2003.06761, and its official code (hqucv/siamban). Ours: a batch without any target has a
         regression loss of 0, where the code stops; with one it learns from it, where the code does not; gradients of
-        processes are averaged (``lr_scale_world``).
+        processes are averaged (``lr_scale_world``); ``first_distance`` and ``normalize``.
 
     Example:
         >>> module = SiamBAN(depth=18, width=4, channels=8, levels=[2, 3], search_size=191)
@@ -105,6 +107,7 @@ class SiamBAN(OwnResults, OwnVideo, Described, LightningModule):
         weighted: bool = True,
         template_size: int = 127,
         search_size: int = 255,
+        first_distance: float | None = None,
         label_shape: Literal["ellipse", "rectangle", "circle"] = "ellipse",
         loc_loss: Literal["linear_iou", "iou", "giou"] = "linear_iou",
         num_pos: int = 16,
@@ -130,6 +133,8 @@ class SiamBAN(OwnResults, OwnVideo, Described, LightningModule):
         self._check()
         levels = [2, 3, 4] if levels is None else levels
         self.model = SiamBANNet(depth, width, channels, levels, weighted, template_size, search_size, normalize)
+        if first_distance is not None:
+            self.model.head.begin_with(first_distance)
         grid = point_grid(self.model.stride, self.model.size, search_size // 2)
         self.register_buffer("points", grid, persistent=False)
         self.tracker()  # its constants are checked
@@ -138,7 +143,8 @@ class SiamBAN(OwnResults, OwnVideo, Described, LightningModule):
             load_tracker_weights(self.model, base_checkpoint)
 
     def _check(self) -> None:
-        rules: dict[str, tuple[Callable[[float], bool], str]] = {
+        rules: dict[str, tuple[Callable[[Any], bool], str]] = {
+            "first_distance": (lambda v: v is None or v > 0, "must be positive"),
             "num_pos": (lambda v: v >= 1, "must be at least 1"),
             "num_neg": (lambda v: v >= 1, "must be at least 1"),
             "cls_weight": (lambda v: v >= 0, "must not be negative"),
@@ -265,19 +271,19 @@ class SiamBAN(OwnResults, OwnVideo, Described, LightningModule):
         """Begin anew."""
         self.setup_figures("test")
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> list[Track]:
-        """Track the sequences of a batch at once, and score them."""
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """Track the sequences of a batch at once, and score them; ``tracks`` are for callbacks."""
         return self._scored(self.figures["val"].follow(self.tracker(), batch), batch, "val")
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> list[Track]:
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """As ``validation_step``; the files of ``test --results`` take the place of tracking."""
         given = self.results_of(batch)
         tracks = self.figures["test"].follow(self.tracker(), batch) if given is None else given
         return self._scored(tracks, batch, "test")
 
-    def _scored(self, tracks: list[Track], batch: dict[str, Any], stage: str) -> list[Track]:
+    def _scored(self, tracks: list[Track], batch: dict[str, Any], stage: str) -> dict[str, Any]:
         self.figures[stage].update(batch, tracks)
-        return tracks
+        return {"tracks": tracks}
 
     def on_validation_epoch_end(self) -> None:
         """Log the figures, unless this is only a trial of the first batches."""

@@ -143,9 +143,7 @@ def read_vot_run(path: Path) -> tuple[Tensor, Tensor]:
         elif len(row) == 4 and np.isfinite(row).all():
             codes.append(TRACKED)
         else:
-            raise line.fault(
-                "expected a code 0, 1 or 2, or a box x,y,w,h of four finite numbers; no polygon"
-            )
+            raise line.fault("expected a code 0, 1 or 2, or a box x,y,w,h of four finite numbers; no polygon")
         rows.append(row)
         if codes[0] != INIT:
             raise line.fault("a run with resets begins with the code 1, where the tracker is started")

@@ -27,8 +27,8 @@ class Track:
         boxes_xywh: ``(n, 4)`` float64, pixels.
         scores: ``(n,)`` float64 from 0 to 1; of the frame that it was started in 1.
         image_wh: width and height of the frames.
-        state: ``(n,)`` int64, VOT's codes of a run with resets; ``None`` of one pass. Only frames with code 9 have a box
-            of the tracker.
+        state: ``(n,)`` int64, VOT's codes of a run with resets: 1 started, 9 tracked, 2 failure, 0 left out; ``None``
+            of one pass.
     """
 
     boxes_xywh: Tensor
@@ -72,7 +72,7 @@ def track_sequences(
     if empty := [number for number, paths in enumerate(frames) if not len(paths)]:
         raise ValueError(f"sequence {empty[0]} has no frames; there must be one at least")
     bad: dict[int, list[BadImageError]] = {}
-    with FrameQueue(frames, ahead) as queue:
+    with FrameQueue(frames, ahead, tracker.on_cuda) as queue:
         last = [_readable(queue.next(number)) for number in range(len(frames))]
         starts = start_box(boxes.detach().cpu().double())
         tracker.init(last, starts)
@@ -99,7 +99,7 @@ def track_sequences(
             rows = torch.cat([part.reshape(len(running), -1) for part in tracker.track([last[n] for n in running])], 1)
             if held:
                 tracker.state = _held(before, tracker.state, held)
-                rows = torch.cat([tracker.state.boxes_xywh, rows[:, 4:]], 1)
+                rows[held] = torch.stack([found[running[row]][-1] for row in held])
                 rows[held, 4] = 0
             for number, row_of in zip(running, rows, strict=True):
                 found[number].append(row_of)
@@ -139,7 +139,7 @@ def track_with_resets(tracker: SiamBANTracker, frames: Frames, polygons: Tensor,
     rows = torch.zeros(len(frames), 5, dtype=torch.float64)
     state = torch.full((len(frames),), SKIPPED)
     shape = (0, 0)
-    with FrameQueue([frames], ahead) as queue:
+    with FrameQueue([frames], ahead, tracker.on_cuda) as queue:
         index, start = 0, 0
         while index < len(frames):
             frame = _readable(queue.next(0))
@@ -147,13 +147,16 @@ def track_with_resets(tracker: SiamBANTracker, frames: Frames, polygons: Tensor,
             _of_size(frame, shape, frames[index])
             if index == start:
                 box = start_box(polygons[index])
-                tracker.init(frame, box)
+                try:
+                    tracker.init(frame, box)
+                except ValueError as error:
+                    raise ValueError(f"the tracker cannot start in frame {index}: {error}") from error
                 rows[index], state[index] = torch.cat([box, torch.ones(1)]), INIT
             else:
                 box, score = tracker.track(frame)
                 rows[index] = torch.cat([box, score[None]]).cpu()  # VOT decides on the host what comes next
                 overlap = vot_overlap(_corners(rows[index, None, :4]), polygons[index, None], shape[::-1])
-                state[index] = TRACKED if float(overlap) > 0 else FAILURE
+                state[index] = FAILURE if float(overlap) == 0 else TRACKED  # NaN: where the target is nobody knows
             if state[index] == FAILURE:
                 start = index + RESTART
                 queue.seek(0, start)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from lit_methods.functional.modes import evaluating
 from lit_methods.functional.tracking_crops import context_size, crop_patches
 from lit_methods.siamban.functional import decode_ltrb, penalize, point_grid
 
@@ -27,7 +30,10 @@ Frame = Tensor | np.ndarray
 
 
 class TrackingNet(Protocol):
-    """What the tracker asks of a network, such as ``SiamBANNet``."""
+    """What the tracker asks of a network, such as ``SiamBANNet``.
+
+    One that does not name its sizes has those of the paper: 25 points, 8 pixels apart, and crops of 127 and 255.
+    """
 
     stride: int
     size: int
@@ -72,7 +78,10 @@ class TrackerState:
         index = torch.tensor(rows, device=self.centre.device, dtype=torch.int64)
         tensors = {name: getattr(self, name)[index] for name in ("centre", "size", "fill", "image_wh")}
         return TrackerState(
-            **tensors, template=[part[index] for part in self.template], shapes=[self.shapes[row] for row in rows]
+            **tensors,
+            template=[part[index] for part in self.template],
+            shapes=[self.shapes[row] for row in rows],
+            single=self.single,
         )
 
     @property
@@ -86,7 +95,8 @@ class SiamBANTracker:
 
     Everything between the decoded frame and its box stays on the network's device, and nothing waits for it; the
     template goes through the network once. Several sequences make one batch, and each has the boxes that it would have
-    alone, up to the rounding of a batch. The network is used as it stands: put it into eval mode, as a Trainer does.
+    alone, up to the rounding of a batch. The network is asked in eval mode and without gradients, and has its own mode
+    again afterwards.
 
     Frames are BGR, 0 to 255: ``(3, H, W)`` tensors, or ``(H, W, 3)`` uint8 arrays as OpenCV gives them.
 
@@ -129,10 +139,13 @@ class SiamBANTracker:
             if not 0 <= value <= 1:
                 raise ValueError(f"{name}={value} must lie in [0, 1]")
         self.net, self.penalty_k, self.window_influence, self.lr = net, penalty_k, window_influence, lr
+        self.template_size: int = getattr(net, "template_size", 127)
+        self.search_size: int = getattr(net, "search_size", 255)
         self.state: TrackerState | None = None
-        window = torch.hann_window(net.size, periodic=False, dtype=torch.float64)
+        size = getattr(net, "size", 25)
+        window = torch.hann_window(size, periodic=False, dtype=torch.float64)
         self._window = torch.outer(window, window).flatten()
-        self._points = point_grid(net.stride, net.size, 0)
+        self._points = point_grid(getattr(net, "stride", 8), size, 0)
 
     @torch.no_grad()
     def init(self, image: Frame | Sequence[Frame], box_xywh: Any) -> None:
@@ -146,24 +159,28 @@ class SiamBANTracker:
             ValueError: a box is not four numbers, has no area or lies outside of its frame, or an image is no frame.
         """
         single = isinstance(image, Tensor | np.ndarray) and image.ndim == 3
-        device = self._device()
-        frames = self._frames([image] if single else image, device)  # type: ignore[list-item]
+        images: Sequence[Any] = [image] if single else image
+        device = self._device(images)
+        frames = self._frames(images, device)
         exact = torch.float32 if device.type == "mps" else torch.float64
         boxes = torch.as_tensor(np.asarray(box_xywh, np.float64) if not isinstance(box_xywh, Tensor) else box_xywh)
         boxes = boxes.detach().cpu().double()
         boxes = boxes[None] if single else boxes
         if boxes.shape != (len(frames), 4):
-            raise ValueError(f"box_xywh must be four numbers for each of {len(frames)} frames, got {tuple(boxes.shape)}")
+            raise ValueError(
+                f"box_xywh must be four numbers for each of {len(frames)} frames, got shape {tuple(boxes.shape)}"
+            )
         shapes = [(frame.shape[1], frame.shape[2]) for frame in frames]
-        for box, (height, width) in zip(boxes.tolist(), shapes, strict=True):
-            check_first_box(box, width, height)
+        for number, (box, (height, width)) in enumerate(zip(boxes.tolist(), shapes, strict=True)):
+            check_first_box(box, width, height, "" if single else f" of sequence {number}")
         wh = boxes[:, 2:].to(device, exact)
         centre = boxes[:, :2].to(device, exact) + (wh - 1) / 2
         fill = torch.stack([frame.to(exact).mean((1, 2)) for frame in frames])
-        side = context_size(wh).round()
-        crops = crop_patches(frames, centre, side, self.net.template_size, fill)
+        side = context_size(wh).round().clamp(min=1)
+        crops = crop_patches(frames, centre, side, self.template_size, fill)
         image_wh = torch.tensor([(width, height) for height, width in shapes], dtype=exact, device=device)
-        template = self.net.template(self._laid_out(crops))
+        with self._asking():
+            template = self.net.template(self._laid_out(crops))
         self.state = TrackerState(centre, wh, fill, image_wh, template, shapes, single)
 
     @torch.no_grad()
@@ -179,26 +196,25 @@ class SiamBANTracker:
             finite, and the box is that of the frame before.
 
         Raises:
-            RuntimeError: before ``init``.
-            ValueError: another number of frames, or a frame of another size than the first.
+            ValueError: before ``init``; another number of frames, or a frame of another size than the first.
         """
         state = self.state
         if state is None:
-            raise RuntimeError("track() before init(): a tracker needs the first frame and its box")
-        frames = self._frames([image] if state.single else image, state.centre.device)  # type: ignore[list-item]
+            raise ValueError("track() before init(): a tracker needs the first frame and its box")
+        images: Sequence[Any] = [image] if isinstance(image, Tensor | np.ndarray) and image.ndim == 3 else image
+        frames = self._frames(images, state.centre.device)
         self._check_sizes(frames, state)
-        scale = self.net.template_size / context_size(state.size)  # pixels of the crop in one of the frame
-        side = (self.net.search_size / scale).round()
-        crops = crop_patches(frames, state.centre, side, self.net.search_size, state.fill)
-        cls, loc = self.net.track(state.template, self._laid_out(crops))
+        scale = self.template_size / context_size(state.size)  # pixels of the crop in one of the frame
+        side = (self.search_size / scale).round()
+        crops = crop_patches(frames, state.centre, side, self.search_size, state.fill)
+        with self._asking():
+            cls, loc = self.net.track(state.template, self._laid_out(crops))
         offset, wh, score, rate = self.choose(cls, loc, state.size * scale[:, None])
         rate = rate[:, None] * self.lr
         centre = (state.centre + offset / scale[:, None]).clamp(min=0).minimum(state.image_wh)
         size = state.size * (1 - rate) + wh / scale[:, None] * rate
-        size = size.clamp(min=LEAST_SIDE).minimum(state.image_wh)
-        self.state = TrackerState(
-            centre, size, state.fill, state.image_wh, state.template, state.shapes, state.single
-        )
+        size = size.minimum(state.image_wh).clamp(min=LEAST_SIDE)
+        self.state = replace(state, centre=centre, size=size)
         boxes = self.state.boxes_xywh
         return (boxes[0], score[0]) if state.single else (boxes, score)
 
@@ -216,9 +232,10 @@ class SiamBANTracker:
             is, and the score is NaN.
         """
         score = cls.to(prev_wh.dtype).softmax(1)[:, 1].flatten(1)
-        boxes = decode_ltrb(loc.to(prev_wh.dtype), self._on(self._points, prev_wh))
-        window = self._on(self._window, prev_wh)
-        pscore, penalty = penalize(score, boxes, prev_wh, self.penalty_k, window, self.window_influence)
+        if self._points.device != prev_wh.device:
+            self._points, self._window = self._points.to(prev_wh), self._window.to(prev_wh)
+        boxes = decode_ltrb(loc.to(prev_wh.dtype), self._points)
+        pscore, penalty = penalize(score, boxes, prev_wh, self.penalty_k, self._window, self.window_influence)
         best = pscore.argmax(1, keepdim=True)
         low, high = boxes.gather(1, best[:, :, None].expand(-1, -1, 4))[:, 0].split(2, 1)
         score, penalty = score.gather(1, best)[:, 0], penalty.gather(1, best)[:, 0]
@@ -227,18 +244,26 @@ class SiamBANTracker:
         offset, wh = torch.where(finite[:, None], offset, 0.0), torch.where(finite[:, None], wh, prev_wh)
         return offset, wh, torch.where(finite, score, torch.nan), torch.where(finite, rate, 0.0)
 
-    def _device(self) -> torch.device:
-        parameters = getattr(self.net, "parameters", None)
-        first = next(iter(parameters()), None) if parameters is not None else None
-        return torch.device("cpu") if first is None else first.device
+    def _device(self, images: Sequence[Any]) -> torch.device:
+        """The network's; of one without parameters, that of the frames."""
+        parameters = self.net.parameters() if isinstance(self.net, nn.Module) else iter(())
+        places = (*islice(parameters, 1), *(image for image in images if isinstance(image, Tensor)))
+        return places[0].device if places else torch.device("cpu")
+
+    @property
+    def on_cuda(self) -> bool:
+        """Whether the network is on a GPU that frames are best copied to from pinned memory."""
+        return self._device(()).type == "cuda"
+
+    def _asking(self) -> AbstractContextManager[None]:
+        """Eval mode; where it is set already nothing has to be put back, which saves time for every frame."""
+        if isinstance(self.net, nn.Module) and any(part.training for part in self.net.modules()):
+            return evaluating(self.net)
+        return nullcontext()
 
     @staticmethod
     def _laid_out(crops: Tensor) -> Tensor:
         return crops.contiguous(memory_format=torch.channels_last)
-
-    @staticmethod
-    def _on(constant: Tensor, like: Tensor) -> Tensor:
-        return constant.to(like.device, like.dtype)
 
     @staticmethod
     def _frames(images: Sequence[Frame], device: torch.device) -> list[Tensor]:
@@ -248,8 +273,14 @@ class SiamBANTracker:
                 if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
                     raise ValueError(f"a frame as an array must be (H, W, 3) uint8, got {image.dtype} {image.shape}")
                 image = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+            if not isinstance(image, Tensor):
+                raise ValueError(
+                    f"a frame must be a tensor (3, H, W) or an array (H, W, 3), got {type(image).__name__}"
+                )
             if image.ndim != 3 or image.shape[0] != 3 or not image.numel():
                 raise ValueError(f"a frame must be (3, H, W), BGR, got {tuple(image.shape)}")
+            if image.dtype == torch.bool or image.is_complex():
+                raise ValueError(f"a frame must hold numbers from 0 to 255, got {image.dtype}")
             frames.append(image.to(device, non_blocking=True))
         if not frames:
             raise ValueError("there are no frames to track in")
@@ -268,13 +299,14 @@ class SiamBANTracker:
                 )
 
 
-def check_first_box(box_xywh: Sequence[float], width: int, height: int) -> None:
+def check_first_box(box_xywh: Sequence[float], width: int, height: int, of: str = "") -> None:
     """Refuse a box that nothing can be tracked from.
 
     Args:
         box_xywh: four numbers, pixels.
         width: of the frame.
         height: of the frame.
+        of: which box it is, for the message.
 
     Raises:
         ValueError: it is not finite, has no area, or lies outside of the frame.
@@ -288,8 +320,10 @@ def check_first_box(box_xywh: Sequence[float], width: int, height: int) -> None:
     numbers = ", ".join(f"{value:g}" for value in box_xywh)
     x, y, w, h = box_xywh
     if not np.isfinite(box_xywh).all():
-        raise ValueError(f"the first box x, y, w, h = {numbers} must be finite numbers")
+        raise ValueError(f"the first box{of} x, y, w, h = {numbers} must be finite numbers")
     if not (w > 0 and h > 0):
-        raise ValueError(f"the first box x, y, w, h = {numbers} has no area: width and height must be positive")
+        raise ValueError(f"the first box{of} x, y, w, h = {numbers} has no area: width and height must be positive")
     if x >= width or y >= height or x + w <= 0 or y + h <= 0:
-        raise ValueError(f"the first box x, y, w, h = {numbers} lies outside of the frame of {width} x {height} pixels")
+        raise ValueError(
+            f"the first box{of} x, y, w, h = {numbers} lies outside of the frame of {width} x {height} pixels"
+        )

@@ -68,7 +68,9 @@ def test_the_paper_s_network_has_the_official_size():
     assert count_macs(network, (3, 255, 255)) == 44_578_687_680
 
 
-@pytest.mark.parametrize(("depth", "channels"), [(18, [8, 16, 32]), (34, [8, 16, 32])])
+@pytest.mark.parametrize(
+    ("depth", "channels"), [(18, [8, 16, 32]), pytest.param(34, [8, 16, 32], marks=pytest.mark.slow)]
+)
 def test_all_levels_have_the_same_positions(depth, channels):
     network = on_meta(depth, 4)
     assert network.out_channels == channels

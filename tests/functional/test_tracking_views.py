@@ -113,7 +113,11 @@ def test_windows_stay_inside_of_the_canvas():
 
 def test_a_colour_is_one_offset_for_all_of_a_picture(picture):
     draws = np.array([0.3, -1.1, 2.0])
-    axes = [[-0.55919361, 0.98062831, -0.41940627], [1.72091413, 0.19879334, -1.82968581], [4.64467907, 4.73710203, 4.88324118]]  # fmt: skip
+    axes = [
+        [-0.55919361, 0.98062831, -0.41940627],
+        [1.72091413, 0.19879334, -1.82968581],
+        [4.64467907, 4.73710203, 4.88324118],
+    ]
     offset = (np.array(axes) @ draws)[::-1]  # RGB to BGR
     assert_close(colour_shift(picture, draws).numpy(), picture.numpy() - offset.reshape(3, 1, 1))
     assert_close(colour_shift(picture, [0.0, 0.0, 0.0]), picture)

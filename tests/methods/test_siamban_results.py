@@ -24,6 +24,7 @@ from lit_methods.siamban.results import (
     write_boxes,
     write_vot_run,
 )
+from lit_methods.siamban.runs import Track
 from tests.small_recipes import without_figures
 
 TINY = """
@@ -55,7 +56,8 @@ def test_boxes_come_back_bit_for_bit(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["1,2,3,4.5\n6,7,8,9\n", "1\t2\t3\t4.5\r\n6\t7\t8\t9\r\n", "1 2  3 4.5\n6 7 8 9", "1, 2,3 ,4.5,\n6,7\t8 9\n"]
+    "text",
+    ["1,2,3,4.5\n6,7,8,9\n", "1\t2\t3\t4.5\r\n6\t7\t8\t9\r\n", "1 2  3 4.5\n6 7 8 9", "1, 2,3 ,4.5,\n6,7\t8 9\n"],
 )
 def test_separators_of_all_toolkits_are_read(tmp_path, text):
     (tmp_path / "a.txt").write_bytes(text.encode())
@@ -174,17 +176,17 @@ def test_command(tmp_path, monkeypatch, capsys):
         yield call
 
 
-def write_videos(root: Path, benchmark: str, frames: int = 4) -> None:
-    """Three videos of a bright square that moves a little, as VOT or a plain folder has them."""
-    for number, name in enumerate(("b", "a", "c")):
+FRAMES = 14  # more than VOT's burn-in
+
+
+def write_videos(root: Path, benchmark: str) -> None:
+    """Three videos of a target that moves a little, as VOT or a plain folder has them."""
+    for number, name in enumerate("bac"):
         (root / name).mkdir(parents=True)
         boxes = []
-        for frame in range(frames):
-            x, y = 20 + 3 * frame * number, 20 + frame
-            pixels = np.zeros((64, 96, 3), np.uint8)
-            pixels[y : y + 12, x : x + 16] = 200
-            Image.fromarray(pixels).save(root / name / f"{frame + 1:08d}.png")
-            w, h = 16, 12
+        for frame in range(FRAMES):
+            x, y, w, h = 20 + frame * number, 20 + frame, 16, 12
+            Image.new("RGB", (96, 64)).save(root / name / f"{frame + 1:08d}.png")
             corners = f"{x},{y},{x + w - 1},{y},{x + w - 1},{y + h - 1},{x},{y + h - 1}"
             boxes.append(corners if benchmark.startswith("vot") else f"{x},{y},{w},{h}")
         (root / name / "groundtruth.txt").write_text("\n".join(boxes) + "\n")
@@ -196,6 +198,18 @@ def tiny_run(folder: Path, benchmark: str) -> Path:
     return folder / "tiny.yaml"
 
 
+def drifting(self, tracker, batch):
+    """Stands for a tracker, whose boxes have all the digits that there are; two of three VOT runs fail once."""
+    tracks = []
+    for index, truth in zip(batch["index"].tolist(), batch["boxes"], strict=True):
+        noise = torch.randn(truth.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(index))
+        state = torch.full((len(truth),), 9)
+        state[[0, *([8] if index else [])]], state[4 : 8 if index else 4] = 1, 0
+        state[3] = 2 if index else 9
+        tracks.append(Track(truth + noise, torch.rand(len(truth)), (96, 64), state if self.resets else None))
+    return tracks
+
+
 def figures_of(run_dir: Path) -> dict[str, float]:
     summary = json.loads((run_dir / "summary.json").read_text())
     return {key: value for key, value in summary.items() if key.startswith("test/")}
@@ -204,14 +218,17 @@ def figures_of(run_dir: Path) -> dict[str, float]:
 @pytest.mark.parametrize(("benchmark", "exact"), [("folder", 0.0), ("vot2018", 1e-3)])
 def test_what_a_test_writes_is_scored_the_same(test_command, tmp_path, monkeypatch, benchmark, exact):
     config = tiny_run(tmp_path, benchmark)
+    monkeypatch.setattr("lit_methods.siamban.evaluation.TrackingFigures.follow", drifting)
     first = test_command("--config", config)
     assert first.code == 0
     assert "test/results" not in figures_of(first.run_dir)
+    assert len(list((first.run_dir / "results").rglob("*.txt"))) == 3
     monkeypatch.setattr("lit_methods.siamban.evaluation.TrackingFigures.follow", None)  # nothing is tracked
     again = test_command("--config", config, "--results", first.run_dir / "results")
     assert again.code == 0
     theirs, ours = figures_of(first.run_dir), figures_of(again.run_dir)
     assert ours.pop("test/results") == str(first.run_dir / "results")
+    assert 0.2 < theirs["test/accuracy" if exact else "test/success_auc"] < 0.95
     theirs.pop("test/score", None)
     assert ours.keys() == theirs.keys()
     for key, value in ours.items():
@@ -226,7 +243,7 @@ def test_what_a_test_writes_is_scored_the_same(test_command, tmp_path, monkeypat
 def test_faults_are_one_line_before_anything_runs(test_command, tmp_path):
     config, results = tiny_run(tmp_path, "folder"), tmp_path / "mine"
     for name in "ac":
-        write_boxes(results / f"{name}.txt", torch.ones(4, 4))
+        write_boxes(results / f"{name}.txt", torch.ones(FRAMES, 4))
     cases = {"lacks the files of 1 of 3 videos: b. ": None, "line 3: expected a box": "1,1,1,1\n" * 2 + "x\n"}
     for said, text in cases.items():
         if text:
