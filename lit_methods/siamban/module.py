@@ -194,14 +194,26 @@ class SiamBAN(OwnResults, OwnVideo, Described, LightningModule):
         """The loss of one batch, and its labels (B, n, n) for callbacks."""
         labels, deltas = self.targets(batch)
         cls, loc = self(batch["template"], batch["search"])
+        losses = self.losses(cls, loc, labels, deltas)
+        bar = self.trainer.progress_bar_callback is not None
+        for name, value in losses.items():
+            self.log(f"train/{name}", value.detach(), prog_bar=bar and name == "loss", batch_size=len(labels))
+        self.log_dict({f"fusion/{name}": value for name, value in self.fusion().items()}, batch_size=len(labels))
+        return {"loss": losses["loss"], "labels": labels}
+
+    def losses(self, cls: Tensor, loc: Tensor, labels: Tensor, deltas: Tensor) -> dict[str, Tensor]:
+        """``loss`` and its parts; override it for losses of your own.
+
+        Args:
+            cls: (B, 2, n, n) logits.
+            loc: (B, 4, n, n) distances, pixels.
+            labels: (B, n, n): 1 target, 0 background, -1 does not count.
+            deltas: (B, 4, n, n) true distances; they mean something at targets alone.
+        """
         cls_loss = siamban_cls_loss(cls, labels)
         loc_loss = siamban_loc_loss(loc, deltas, labels, self.hparams["loc_loss"])
         loss = self.hparams["cls_weight"] * cls_loss + self.hparams["loc_weight"] * loc_loss
-        bar = self.trainer.progress_bar_callback is not None
-        for name, value in {"loss": loss, "cls_loss": cls_loss, "loc_loss": loc_loss}.items():
-            self.log(f"train/{name}", value.detach(), prog_bar=bar and name == "loss", batch_size=len(labels))
-        self.log_dict({f"fusion/{name}": value for name, value in self.fusion().items()}, batch_size=len(labels))
-        return {"loss": loss, "labels": labels}
+        return {"loss": loss, "cls_loss": cls_loss, "loc_loss": loc_loss}
 
     def targets(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Labels (B, n, n) of the points that count, 1, 0 or -1, and distances (B, 4, n, n); made on the device.

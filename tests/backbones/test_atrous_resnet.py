@@ -159,6 +159,7 @@ def test_frozen_parts_wake_again():
     network = small()
     network.set_trainable(())
     assert not any(p.requires_grad for p in network.parameters())
+    assert not any(part.training for part in network.modules() if isinstance(part, nn.BatchNorm2d))
     network.set_trainable(None)
     assert all(p.requires_grad for p in network.parameters())
     assert all(part.training for part in network.modules())

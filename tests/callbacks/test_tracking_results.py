@@ -49,7 +49,7 @@ def run_test(trainer, module, batches, callback=None):
     callback.on_test_start(trainer, module)
     for number, (batch, tracks) in enumerate(batches):
         module.figures["test"].update(batch, tracks)
-        callback.on_test_batch_end(trainer, module, tracks, batch, number)
+        callback.on_test_batch_end(trainer, module, {"tracks": tracks}, batch, number)
     callback.on_test_epoch_end(trainer, module)
     callback.on_test_end(trainer, module)
 
@@ -63,9 +63,11 @@ def trainer(quick_trainer):
 
 
 @pytest.fixture
-def figures(monkeypatch):
-    """What is drawn, under its key."""
+def figures(trainer, monkeypatch):
+    """What is drawn, under its key; the quick trainer draws nothing."""
     drawn = {}
+    for draw in (ope_figure, expected_overlap_figure):
+        monkeypatch.setattr(tracking_results, draw.__name__, draw)
     monkeypatch.setattr(RunReport, "figure", lambda self, trainer, key, figure: drawn.update({key: figure}))
     return drawn
 
@@ -117,7 +119,7 @@ def test_the_videos_of_all_processes_are_listed_in_their_order(trainer, tmp_path
     found, module = videos(), SimpleNamespace(figures={"test": TrackingFigures()})
     other = TrackingResults()
     module.figures["test"].update(batch_of((1,), found), [found[1][2]])
-    other.on_test_batch_end(trainer, module, [found[1][2]], batch_of((1,), found), 0)
+    other.on_test_batch_end(trainer, module, {"tracks": [found[1][2]]}, batch_of((1,), found), 0)
     monkeypatch.setattr(tracking_results, "gather_objects", lambda mine: [mine, other.rows])
     batch = batch_of((0, 2), found)
     run_test(trainer, module, [(batch, [found[0][2], found[2][2]])])

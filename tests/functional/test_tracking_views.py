@@ -75,7 +75,7 @@ def test_training_crops_are_those_of_the_official_code(vectors):
 
 @pytest.mark.parametrize(
     "box",
-    [(1, 2, 7, 6), (1.3, 0.2, 9.9, 7.5), (-3.2, -1.7, 5.1, 4), (4.5, 3, 20.25, 15), (-30, 2, -20, 5), (3, 30, 5, 40)],
+    [(1, 2, 7, 6), (1.3, 0.2, 9.9, 7.5), (-3.2, -1.7, 5.1, 4), (4.5, 3, 20.25, 15), (-8, 2, -4, 5), (3, 30, 5, 40)],
 )
 def test_a_crop_is_what_a_loop_over_pixels_gives(picture, box):
     for fill in (0.0, (7.0, 90.0, 200.0)):
@@ -108,7 +108,8 @@ def test_windows_stay_inside_of_the_canvas():
         assert len(inside) > 250
         assert inside.min() >= -1e-9
         assert inside.max() <= full - 1 + 1e-9
-        assert (windows[:, 2:] - windows[:, :2]).max() <= full + 1e-9
+    widest, _ = augment_crop_box(box, torch.ones(4), 0, 1.5, 255, 511)
+    assert_close(widest, torch.tensor([-0.5, -0.5, 510.5, 510.5], dtype=torch.float64))
 
 
 def test_a_colour_is_one_offset_for_all_of_a_picture(picture):

@@ -252,7 +252,7 @@ def test_a_place_that_nothing_can_be_started_from_is_named(tracker):
     polygons = corners(BOXES[:1].expand(2, 4).clone())
     with pytest.raises(ValueError, match="polygons has 2 rows for 3 frames"):
         track_with_resets(tracker, film(3), polygons)
-    with pytest.raises(ValueError, match="cannot start in frame 0: .* lies outside"):
+    with pytest.raises(ValueError, match=r"cannot start in frame 0: .* lies outside"):
         track_with_resets(tracker, film(2), polygons + 500)
 
 
