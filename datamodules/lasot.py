@@ -174,7 +174,7 @@ class LaSOTDataModule(VideoDataModule):
             FileNotFoundError: there are none; says how to get them.
             ValueError: ``demo`` meets a folder with something else in it.
         """
-        if self.demo and not find_videos(self.root):
+        if self.demo and not find_videos(self.root) and not (self.root / "annos").is_dir():
             write_tracking(self.root)
         if not find_videos(self.root) and not (self.root / "annos").is_dir():
             raise FileNotFoundError(missing_root(self.root))
@@ -219,7 +219,7 @@ class LaSOTDataModule(VideoDataModule):
 
     def test_dataloader(self) -> EvaluationLoader:
         """The test videos, each once over all ranks."""
-        return self._sequence_loader(self.evaluation_sequences("test"))
+        return self._sequence_loader(self.evaluation_sequences("test"), self.frames_needed)
 
     def evaluation_sequences(self, stage: Literal["val", "test"] = "test") -> list[TrackingSequence]:
         """The videos of a stage in the order of their ``index``, with attributes where these are known.
@@ -261,8 +261,8 @@ class LaSOTDataModule(VideoDataModule):
                 raise ValueError(f"extra_sets: {name!r} does not say how to read it: {error}") from None
         return PairDataset(sources, **self._pair_options)
 
-    def _sequence_loader(self, videos: list[TrackingSequence]) -> EvaluationLoader:
-        return sequence_loader(videos, self.sequences, place=f"root={str(self.root)!r}")
+    def _sequence_loader(self, videos: list[TrackingSequence], frames_needed: bool = True) -> EvaluationLoader:
+        return sequence_loader(videos, self.sequences, place=f"root={str(self.root)!r}", frames_needed=frames_needed)
 
     def _training_names(self) -> tuple[list[str], list[str]]:
         """Names of the videos to train on, and of those to validate on."""

@@ -125,9 +125,8 @@ class TrackingBenchmarkDataModule(VideoDataModule):
             RuntimeError: before ``setup("test")``.
             ValueError: a video has no frames, or no box to start from.
         """
-        return sequence_loader(
-            self.evaluation_sequences(), self.sequences, self.num_workers, f"root={str(self.root)!r}"
-        )
+        place = f"root={str(self.root)!r}"
+        return sequence_loader(self.evaluation_sequences(), self.sequences, self.num_workers, place, self.frames_needed)
 
     def evaluation_sequences(self, stage: Literal["test"] = "test") -> list[TrackingSequence]:
         """The videos in the order of their ``index``, with attributes and tags.

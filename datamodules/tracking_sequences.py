@@ -144,9 +144,10 @@ class TrackingSequences(Dataset[dict[str, Any]]):
     Args:
         sequences: the videos.
         place: the argument that named them and its value, for messages.
+        frames_needed: whether they are tracked; not where results are scored against their annotation.
 
     Raises:
-        ValueError: a video has no frames, or no box with an area in its first frame; names it.
+        ValueError: a video to track has no frames, or no box with an area in its first frame; names it.
 
     Example:
         >>> videos = TrackingSequences([TrackingSequence("a", ("a/1.jpg",), np.array([[5.0, 6, 7, 8]]))])
@@ -155,7 +156,12 @@ class TrackingSequences(Dataset[dict[str, Any]]):
         (['a'], [['a/1.jpg']], [[5.0, 6.0, 7.0, 8.0]], [None], [0])
     """
 
-    def __init__(self, sequences: Sequence[TrackingSequence], place: str = "sequences") -> None:
+    def __init__(
+        self, sequences: Sequence[TrackingSequence], place: str = "sequences", frames_needed: bool = True
+    ) -> None:
+        self.sequences = list(sequences)
+        if not frames_needed:
+            return
         if bare := [sequence.name for sequence in sequences if not len(sequence.frames)]:
             raise ValueError(
                 f"{place} has annotations without frames, which results can be scored against, but nothing can be "
@@ -168,7 +174,6 @@ class TrackingSequences(Dataset[dict[str, Any]]):
                     f"y, w, h = {', '.join(f'{number:g}' for number in sequence.first_box)}; a tracker starts from it. "
                     "Correct its ground truth, or begin the video where the target can be seen."
                 )
-        self.sequences = list(sequences)
 
     def __len__(self) -> int:
         return len(self.sequences)

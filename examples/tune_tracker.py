@@ -1,6 +1,8 @@
 """Search the three constants of a tracker on one half of the videos, and see on the other half what they are worth.
 
-    python examples/tune_tracker.py runs/siamban/.../checkpoints/best.ckpt --root data/demo_tracking --trials 50
+    python examples/tune_tracker.py runs/lasot/checkpoints/last.ckpt --benchmark lasot --root data/lasot --trials 50
+
+Without arguments it trains a small tracker on drawn videos first, and runs a few trials on others, in a minute or two.
 
 The ranges are those of the authors' own search. The network is not trained: only how its scores are weighed against
 changes of size and shape (``penalty_k``) and against motion (``window_influence``), and how fast the box follows
@@ -10,11 +12,16 @@ and several machines share one.
 """
 
 import argparse
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
+from lightning.pytorch import LightningModule, Trainer, seed_everything
 
+from datamodules import LaSOTDataModule
+from datamodules.demo import write_tracking
 from datamodules.tracking_benchmark import READERS, TrackingBenchmarkDataModule
 from datamodules.tracking_sequences import TrackingSequence, TrackingSequences
 from lit_methods import Predictor, SiamBAN
@@ -77,20 +84,40 @@ def own_constants(module: SiamBAN) -> Constants:
     return {name: module.hparams[theirs] for name, theirs in names.items()}
 
 
+def small_tracker(root: Path) -> SiamBAN:
+    """Trained for some seconds on drawn videos, which are written first."""
+    seed_everything(0)
+    write_tracking(root, train=6, test=4, frames=12, size=(120, 160), speed=3.0)
+    crops = {"search_size": 191, "batch_size": 8, "pairs_per_epoch": 160, "val_videos": 0}
+    data = LaSOTDataModule(str(root), in_memory=True, num_workers=0, **crops)
+    network = {"depth": 18, "width": 8, "channels": 16, "levels": [2, 3], "search_size": 191, "normalize": True}
+    module = SiamBAN(**network, first_distance=32.0, lr=0.05, warmup_epochs=1, warmup_lr=0.01, end_lr=0.005)
+    quiet = {"logger": False, "enable_checkpointing": False, "default_root_dir": root.parent}
+    Trainer(accelerator="cpu", max_epochs=4, gradient_clip_val=10.0, **quiet).fit(module, datamodule=data)
+    return module
+
+
 def main(words: Sequence[str] | None = None) -> None:
     """Search, and report both halves."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("ckpt_path", help="of a trained SiamBAN")
-    parser.add_argument("--root", required=True, help="folder of the benchmark")
+    parser.add_argument("ckpt_path", nargs="?", help="of a trained SiamBAN")
+    parser.add_argument("--root", help="folder of the benchmark")
     parser.add_argument("--benchmark", default="lasot", choices=sorted(READERS))
-    parser.add_argument("--trials", type=int, default=50)
+    parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--frames", type=int, default=None, help="of each video the first so many alone")
     parser.add_argument("--seed", type=int, default=0, help="of the halves and of the search")
     parser.add_argument("--storage", default=None, help="of Optuna, such as sqlite:///tune.db")
     options = parser.parse_args(words)
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    module = Predictor.from_checkpoint(options.ckpt_path).module.to(device)
+    if (options.ckpt_path is None) != (options.root is None):
+        parser.error("ckpt_path and --root go together: a trained tracker, and videos to search on")
+    module: LightningModule
+    if options.ckpt_path is None:
+        options.root = Path(tempfile.mkdtemp(), "videos")
+        module = small_tracker(options.root)
+    else:
+        module = Predictor.from_checkpoint(options.ckpt_path).module
+    module.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     assert isinstance(module, SiamBAN)
     data = TrackingBenchmarkDataModule(options.benchmark, options.root, frames=options.frames)
     data.setup("test")

@@ -5,8 +5,8 @@ Offers that a module may leave out:
 - ``summary() -> dict[str, float | str | list]``, also of callbacks and datamodules: log key to figure or text, for
   ``summary.json``, card and closing table of every command;
 - ``add_cli_arguments(parser, entry)``, a classmethod: options of its own, such as a class id; those of ``predict`` are
-  handed to ``prepare_inputs``, those of ``export`` to ``export_graphs``, those of ``fit`` that were given to
-  ``take_options(**options)``, before anything runs;
+  handed to ``prepare_inputs``, those of ``export`` to ``export_graphs``, those of ``fit`` and ``test`` that were given
+  to ``take_options(**options)``, before anything runs;
 - ``view(image, size)``: what becomes of the user's picture (3, H, W) in [0, 1] before the network is fed with it;
   without it ``lit_methods.inference.fit_size``;
 - ``prepare_inputs(paths, **options) -> Iterable[batch]``: the user's files, and those options, as batches for

@@ -157,8 +157,8 @@ class BANHead(nn.Module):
         """
         for box in self._boxes():
             last = box.loc.head[-1]
-            last.weight.zero_()  # type: ignore[union-attr, operator]
-            last.bias.fill_(math.log(distance))  # type: ignore[union-attr, operator, arg-type]
+            last.weight.zero_()
+            last.bias.fill_(math.log(distance))
 
     def fusion(self) -> dict[str, Tensor]:
         """Weights of the levels, ``cls_<level>`` and ``loc_<level>``, and ``scale_<level>`` of their distances.

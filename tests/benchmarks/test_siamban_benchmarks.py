@@ -28,16 +28,18 @@ BOX = [250.0, 180, 90, 70]
 
 
 def network(arguments):
-    """Random weights, batch statistics of noise, boxes of some 60 pixels."""
+    """Random weights, batch statistics of two frames, boxes of some 60 pixels."""
     torch.manual_seed(0)
     net = SiamBANNet(**arguments)
     for part in net.modules():
         if isinstance(part, nn.BatchNorm2d):
             part.momentum = 1.0
     for level in net.levels:
-        nn.init.constant_(net.head.get_submodule(f"box{level}").loc.head[3].bias, 3.4)
+        nn.init.constant_(net.head.get_submodule(f"box{level}").loc.head[3].bias, 11.0)
+    nn.init.constant_(net.head.loc_scale, 0.3)
+    frames, places, fill = film(2), torch.full((2, 2), 240.0), torch.zeros(2, 3)
     with torch.no_grad():
-        net(torch.rand(2, 3, 127, 127) * 255, torch.rand(2, 3, net.search_size, net.search_size) * 255)
+        net(*(crop_patches(frames, places, torch.tensor([side] * 2), side, fill) for side in (127, net.search_size)))
     return net.eval()
 
 

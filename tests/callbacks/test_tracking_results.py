@@ -143,9 +143,8 @@ def test_boxes_that_came_from_files_are_not_written_again(trainer, tmp_path):
 
 def test_a_second_test_starts_anew(trainer, tmp_path):
     found, module, callback = videos(), SimpleNamespace(figures={"test": TrackingFigures()}), TrackingResults()
-    for index in (0, 1):
-        module.figures["test"].begin()
-        run_test(trainer, module, [(batch_of((index,), found), [found[index][2]])], callback)
+    callback.on_test_batch_end(trainer, module, {"tracks": [found[0][2]]}, batch_of((0,), found), 0)  # it ended there
+    run_test(trainer, module, [(batch_of((1,), found), [found[1][2]])], callback)
     assert [row["name"] for row in table(tmp_path, "sequences")] == ["dog-1"]
 
 
@@ -174,14 +173,16 @@ def test_vot_has_failures_overlaps_and_tags_of_frames(trainer, tmp_path, figures
     state = torch.full((n,), 9)
     state[0], state[12], state[13:17], state[17] = 1, 2, 0, 1
     half = box + torch.tensor([0.0, 0, 0, -10])
+    half[5] = box[5]  # in the burn-in, which does not count
     lost = Track(half, torch.ones(n), (100, 80), state)
     kept = Track(box, torch.ones(n), (100, 80), torch.tensor([1] + [9] * (n - 1)))
     module = SimpleNamespace(figures={"test": TrackingFigures()})
     module.figures["test"].begin("vot2019")
     occluded = np.zeros(n, bool)
     occluded[10:13] = True
-    never = np.zeros(n, bool)
-    known = [SimpleNamespace(tags={"occlusion": occluded, "size_change": never}), SimpleNamespace(tags={})]
+    late, never = np.arange(n) >= 28, np.zeros(n, bool)
+    tags = {"occlusion": occluded, "size_change": never, "motion_change": late}
+    known = [SimpleNamespace(tags=tags), SimpleNamespace(tags={})]
     trainer.datamodule = SimpleNamespace(evaluation_sequences=lambda stage: known)
     batch = {"name": ["ants1", "ball"], "polygons": [polygons, polygons], "index": torch.tensor([0, 1])}
     run_test(trainer, module, [(batch, [lost, kept])])
@@ -189,7 +190,8 @@ def test_vot_has_failures_overlaps_and_tags_of_frames(trainer, tmp_path, figures
     assert (first["name"], first["frames"], first["failures"]) == ("ants1", "30", "1")
     assert 0.5 < float(first["overlap"]) < 0.55  # half of the box, in whole pixels
     assert (second["failures"], float(second["overlap"])) == ("0", 1.0)
-    (tag,) = table(tmp_path, "attributes")
+    moved, tag = table(tmp_path, "attributes")
+    assert (moved["attribute"], moved["frames"], moved["failures"]) == ("motion_change", "2", "0")
     assert (tag["attribute"], tag["frames"], tag["failures"]) == ("occlusion", "3", "1")
     assert float(tag["overlap"]) == pytest.approx(float(first["overlap"]))
     boxes, codes = read_vot_run(tmp_path / "results" / "baseline" / "ants1" / "ants1_001.txt")

@@ -65,13 +65,28 @@ def assert_same(one, other):
 
 
 def test_a_pair_depends_on_its_key_alone(drawn):
-    whole = pairs_of(drawn).__getitems__([*keys(4), *keys(4, epoch=7)])
-    again = pairs_of(drawn)
-    for row, key in reversed(list(enumerate([*keys(4), *keys(4, epoch=7)]))):
+    chances = {f"{side}_{name}": 0.5 for side in ("template", "search") for name in ("blur", "colour", "flip")}
+    options = {"grey": 0.5, "neg_prob": 0.5} | chances
+    wanted = [*keys(6), *keys(6, epoch=7)]
+    whole, again = pairs_of(drawn, **options).__getitems__(wanted), pairs_of(drawn, **options)
+    for row, key in reversed(list(enumerate(wanted))):
         assert_same(again[key], {name: part[row] for name, part in whole.items()})
     assert_same(again[3], again[0, 3])
-    for other in (pairs_of(drawn, seed=1).__getitems__(keys(4)), again.__getitems__(keys(4, epoch=1))):
-        assert not torch.equal(other["search"], whole["search"][:4])
+    for other in (pairs_of(drawn, seed=1, **options).__getitems__(keys(6)), again.__getitems__(keys(6, epoch=1))):
+        assert not torch.equal(other["search"], whole["search"][:6])
+
+
+def test_chances_of_different_things_are_drawn_apart(drawn):
+    def batch(**options):
+        return pairs_of(drawn, 80, source={"in_memory": True}, **PLAIN | options).__getitems__(keys(80))
+
+    plain, mirrored = batch(neg_prob=0.5), batch(neg_prob=0.5, template_flip=0.5, search_flip=0.5)
+    flags = [(mirrored[side] != plain[side]).flatten(1).any(1) for side in ("template", "search")]
+    grey = batch(neg_prob=0.5, grey=0.5)["search"]
+    flags += [(grey == grey[:, :1]).flatten(1).all(1), plain["negative"]]
+    both = torch.stack(flags).double()
+    assert (both.mean(1) - 0.5).abs().max() < 0.2
+    assert (torch.corrcoef(both) - torch.eye(4)).abs().max() < 0.35
 
 
 def test_a_batch_has_the_promised_shapes_and_types(drawn):
@@ -130,17 +145,17 @@ def test_positive_pairs_are_of_one_video_and_near_each_other(drawn):
 
 def test_negative_pairs_are_of_two_videos_and_as_many_as_asked_for(drawn):
     sources = [SequenceSource(drawn[:2], uses=3), SequenceSource(drawn[2:], uses=1)]
-    pairs = PairDataset(sources, 4000, neg_prob=0.2, **SMALL)
-    chosen = pairs.choose(np.zeros(4000, np.int64), np.arange(4000))
-    videos = np.empty((4000, 2, 2), np.int64)
-    for row, column in np.ndindex(4000, 2):
+    pairs = PairDataset(sources, 2000, neg_prob=0.2, **SMALL)
+    chosen = pairs.choose(np.zeros(2000, np.int64), np.arange(2000))
+    videos = np.empty((2000, 2, 2), np.int64)
+    for row, column in np.ndindex(2000, 2):
         source = chosen.sources[row, column]
         videos[row, column] = source, sources[source].table.video(chosen.places[row, column])
     same = (videos[:, 0] == videos[:, 1]).all(1)
     assert (same == ~chosen.negative).all()
-    assert abs(chosen.negative.mean() - 0.2) < 0.02
+    assert abs(chosen.negative.mean() - 0.2) < 0.03
     of_first = chosen.sources[chosen.negative & (chosen.sources[:, 0] == 0), 1]
-    assert abs(of_first.mean() - 0.5) < 0.06  # each source, whatever its uses
+    assert abs(of_first.mean() - 0.5) < 0.1  # each source, whatever its uses
     batch = pairs.__getitems__(keys(50))
     assert batch["negative"].tolist() == chosen.negative[:50].tolist()
 
@@ -220,12 +235,12 @@ def test_grey_takes_the_colours_of_both_crops_or_of_neither(drawn):
 
 def test_other_colours_are_as_the_spec_draws_them(drawn):
     options = {"source": {"in_memory": True}, "template_size": 3, "search_size": 3, "search_blur": 0}
-    plain = pairs_of(drawn, 400, **options | PLAIN).__getitems__(keys(400))["template"]
-    offset = (pairs_of(drawn, 400, **options).__getitems__(keys(400))["template"] - plain).mean((2, 3)).double()
+    plain = pairs_of(drawn, 200, **options | PLAIN).__getitems__(keys(200))["template"]
+    offset = (pairs_of(drawn, 200, **options).__getitems__(keys(200))["template"] - plain).mean((2, 3)).double()
     blue, _, red = offset.std(0).tolist()
-    assert blue == pytest.approx(np.hypot(4.64467907, np.hypot(4.73710203, 4.88324118)), rel=0.1)
-    assert red == pytest.approx(np.hypot(0.55919361, np.hypot(0.98062831, 0.41940627)), rel=0.1)
-    assert offset.mean(0).abs().max() < 1.5
+    assert blue == pytest.approx(np.hypot(4.64467907, np.hypot(4.73710203, 4.88324118)), rel=0.15)
+    assert red == pytest.approx(np.hypot(0.55919361, np.hypot(0.98062831, 0.41940627)), rel=0.15)
+    assert offset.mean(0).abs().max() < 2
 
 
 def test_frames_without_a_whole_box_are_not_used(drawn):

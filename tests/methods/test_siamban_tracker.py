@@ -10,7 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lit_methods.functional.tracking_crops import context_size
+from lit_methods.functional.tracking_crops import context_size, crop_patches
 from lit_methods.siamban.model import SiamBANNet
 from lit_methods.siamban.tracker import TRACKER_CONSTANTS, SiamBANTracker
 
@@ -66,7 +66,14 @@ def flat(value=30.0, count=1, size=25):
 BOX = [30.0, 20, 20, 16]
 
 
-def test_two_runs_take_the_official_steps(vectors):
+def test_two_runs_take_the_official_steps(vectors, monkeypatch):
+    sides = []
+
+    def crop_and_tell(images, centers, side, *rest):
+        sides.append(side.item())
+        return crop_patches(images, centers, side, *rest)
+
+    monkeypatch.setattr("lit_methods.siamban.tracker.crop_patches", crop_and_tell)
     known = dict(np.load(vectors / "siamban" / "track_step.npz"))
     image = torch.from_numpy(known["image"]).permute(2, 0, 1)
     for run in (0, 1):
@@ -79,9 +86,10 @@ def test_two_runs_take_the_official_steps(vectors):
         assert template.shape == (1, 3, 127, 127)
         assert_close(template[0].mean((1, 2)).double(), torch.from_numpy(known[f"z_mean{run}"]), rtol=0, atol=0.5)
         assert_close(template[0].std((1, 2)).double(), torch.from_numpy(known[f"z_std{run}"]), rtol=0, atol=0.5)
-        for row, (_, mean) in zip(torch.from_numpy(known[f"out{run}"]), known[f"crop{run}"], strict=True):
+        for row, (side, mean) in zip(torch.from_numpy(known[f"out{run}"]), known[f"crop{run}"], strict=True):
             box, score = tracker.track(image)
             assert net.searches[-1].shape == (1, 3, 255, 255)
+            assert sides[-1] == side
             assert net.searches[-1].mean().item() == pytest.approx(mean, abs=0.5)
             state = tracker.state
             ours = torch.cat([score[None], state.centre[0], state.size[0], box])
