@@ -29,8 +29,8 @@ class LaSOTDataModule(VideoDataModule):
     """LaSOT (Fan et al., 2019), or own videos in its layout: pairs of crops to train on, whole videos to evaluate on.
 
     A training batch has ``template`` (B, 3, template_size, template_size) and ``search`` (B, 3, search_size,
-    search_size) float32, BGR, 0 to 255, ``box`` (B, 4) float32, xyxy in search pixels, and ``negative`` (B,) bool,
-    pairs of different objects; see :class:`~datamodules.tracking_pairs.PairDataset`. One of validation or test has
+    search_size) float32, BGR, 0 to 255, ``box`` (B, 4) float32, xyxy in search pixels, ``negative`` (B,) bool, pairs
+    of different objects, and ``keys``; see :class:`~datamodules.tracking_pairs.PairDataset`. One of validation or test has
     videos, see :class:`~datamodules.tracking_sequences.TrackingSequences`.
 
     Videos are ``<category>/<category>-<n>`` below ``root``, as distributed, or directly in it, with
@@ -60,6 +60,7 @@ class LaSOTDataModule(VideoDataModule):
         in_memory: keep the decoded frames of the training videos; for small sets.
         cache_dir: a folder for cut-out frames, which spares decoding whole ones again; for what it changes, see
             :class:`~datamodules.sequence_source.SequenceSource`.
+        cache_quality: of these JPEG files, 1 to 100.
         skip_absent: train on no frame whose target is said to be absent.
         on_bad_frame: ``raise`` stops at a training frame that cannot be read and names it, ``skip`` draws another pair.
         uses: of LaSOT in a round of mixing with ``extra_sets``.
@@ -113,6 +114,7 @@ class LaSOTDataModule(VideoDataModule):
         grey: float = 0.0,
         in_memory: bool = False,
         cache_dir: str | None = None,
+        cache_quality: int = 95,
         skip_absent: bool = False,
         on_bad_frame: Literal["raise", "skip"] = "raise",
         uses: int = 200_000,
@@ -160,7 +162,7 @@ class LaSOTDataModule(VideoDataModule):
         }
         self._source_options: dict[str, Any] = {
             "frame_range": frame_range, "uses": uses, "in_memory": in_memory, "cache_dir": cache_dir,
-            "skip_absent": skip_absent,
+            "cache_quality": cache_quality, "skip_absent": skip_absent,
         }  # fmt: skip
         self.extra_sets = extra_sets or {}
         self._training: list[TrackingSequence] = []

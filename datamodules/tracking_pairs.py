@@ -29,7 +29,7 @@ from lit_methods.functional.tracking_views import (
 
 MIX, VIDEOS, AGAIN = (purpose(f"tracking_pairs/{name}") for name in ("mix", "videos", "again"))
 FRAMES, NEAR, NEGATIVE = (purpose(f"tracking_pairs/{name}") for name in ("frames", "near", "negative"))
-OTHER, GREY = (purpose(f"tracking_pairs/{name}") for name in ("other", "grey"))
+OTHER, GREY, POINTS = (purpose(f"tracking_pairs/{name}") for name in ("other", "grey", "points"))
 SIDES = ("template", "search")
 WINDOW, COLOUR, BLUR, FLIP = (
     {side: purpose(f"tracking_pairs/{side}/{name}") for side in SIDES} for name in ("window", "colour", "blur", "flip")
@@ -91,7 +91,8 @@ class PairDataset(Dataset[dict[str, Tensor]]):
     epoch 0. Everything about a pair is a function of the seed and its key. A batch has ``template`` (B, 3,
     template_size, template_size) and ``search`` (B, 3, search_size, search_size) float32, BGR, about 0 to 255 (another
     colour can go beyond), ``box`` (B, 4) float32, the target of the search region, xyxy in its pixels, perhaps partly
-    outside, and ``negative`` (B,) bool.
+    outside, ``negative`` (B,) bool, and ``keys`` (B, n, n) float32, random numbers by which a loss may choose points of
+    the n x n that a network with stride 8 answers for.
 
     The videos that templates come from are drawn in rounds, which go on over the epochs: in each of them every source
     comes ``uses`` times, in a mixed order, and its videos equally often, give or take one. In a video a track and in
@@ -138,7 +139,7 @@ class PairDataset(Dataset[dict[str, Tensor]]):
         ...     pairs = PairDataset([SequenceSource([video])], 4, neg_prob=0, template_size=31, search_size=63)
         ...     batch = pairs.__getitems__([(0, 3), (1, 0)])
         >>> {name: tuple(part.shape) for name, part in batch.items()}
-        {'template': (2, 3, 31, 31), 'search': (2, 3, 63, 63), 'box': (2, 4), 'negative': (2,)}
+        {'template': (2, 3, 31, 31), 'search': (2, 3, 63, 63), 'box': (2, 4), 'negative': (2,), 'keys': (2, 13, 13)}
     """
 
     def __init__(
@@ -200,6 +201,7 @@ class PairDataset(Dataset[dict[str, Tensor]]):
             ),
             "search": _View(search_size, search_shift, search_scale, search_blur, search_colour, search_flip),
         }
+        self._points = (search_size - template_size) // 8 + 9
         self._uses = np.cumsum([source.uses for source in self.sources])
         self._known: tuple[int, NDArray[np.int64]] = (-1, np.empty((0, 2), np.int64))  # the mix of the last epoch
         self._last: BadImageError | None = None  # what was skipped
@@ -219,6 +221,8 @@ class PairDataset(Dataset[dict[str, Tensor]]):
             raise IndexError(f"pairs {numbers.tolist()} of {len(self)}")
         batch = {side: torch.empty(len(keys), 3, view.size, view.size) for side, view in self._views.items()}
         batch |= {"box": torch.empty(len(keys), 4), "negative": torch.empty(len(keys), dtype=torch.bool)}
+        points = uniforms(self._points**2, POINTS, self.seed, epochs, numbers).astype(np.float32)
+        batch["keys"] = torch.from_numpy(points).view(-1, self._points, self._points)
         rows = np.arange(len(keys))
         for attempt in range(_TRIES):
             bad = self._fill(batch, rows, epochs[rows], numbers[rows], attempt)

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from datamodules.cifar import read_digits
-from datamodules.demo import write_cifar, write_duke_mtmc, write_faces, write_imagenet, write_market1501
+from datamodules.demo import write_cifar, write_duke_mtmc, write_faces, write_imagenet, write_market1501, write_tracking
 from datamodules.demo.people import DEMOS, Demo
 from lit_methods.cli import main
 from tests.light_supernet import light_op
@@ -51,12 +51,13 @@ def commands(page: Path) -> list[str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _short_runs():
-    """Fewer digits, drawn people and faces, lighter cells; W&B takes seconds to start, and has its own tests."""
+    """Fewer digits, drawn people and faces, shorter films, lighter cells; W&B takes seconds to start, and has its own tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(DEMOS, "Market-1501", Demo(partial(write_market1501, train_ids=20, test_ids=6), 20, 3))
         patch.setitem(DEMOS, "DukeMTMC-reID", Demo(partial(write_duke_mtmc, train_ids=20, test_ids=6), 20, 2))
         patch.setattr("datamodules.face_folder.write_faces", partial(write_faces, **FACES))
         patch.setattr("datamodules.face_folder.DEMO_IDENTITIES", FACES["train_ids"])
+        patch.setattr("datamodules.lasot.write_tracking", partial(write_tracking, train=6, frames=6))
         patch.setattr("datamodules.cifar.read_digits", lambda train: tuple(part[::3] for part in read_digits(train)))
         patch.setattr("lit_methods.bpe_mip.cell_network.build_op", light_op)
         patch.setenv("WANDB_MODE", "disabled")
@@ -72,11 +73,24 @@ def folder(tmp_path_factory, warm_weights):
     write_market1501(folder / "data" / "Market-1501-v15.09.15", train_ids=6, test_ids=3)
     write_duke_mtmc(folder / "data" / "DukeMTMC-reID", train_ids=6, test_ids=3)
     write_faces(folder / "data" / "faces", **FACES)
+    _write_benchmarks(write_tracking(folder / "data" / "lasot", train=4, test=2, frames=6, size=(60, 80)))
     (folder / "pictures").mkdir()
     for i in range(3):
         Image.fromarray(np.full((40, 30, 3), 80 * i, np.uint8)).save(folder / "pictures" / f"{i}.png")
     shutil.copy(warm_weights("resnet56", 10), folder / "resnet56.npz")
     return folder
+
+
+def _write_benchmarks(lasot: Path) -> None:
+    """Its test videos as OTB has them, and a tracker's boxes, which are the true ones."""
+    results = lasot.parents[1] / "results"
+    results.mkdir()
+    for name in (lasot / "testing_set.txt").read_text().split():
+        (video,) = lasot.glob(f"*/{name}")
+        shutil.copy(video / "groundtruth.txt", results / f"{name}.txt")
+        other = lasot.with_name("otb100") / name
+        shutil.copytree(video / "img", other / "img")
+        shutil.copy(video / "groundtruth.txt", other / "groundtruth_rect.txt")
 
 
 @pytest.fixture(scope="module")

@@ -186,6 +186,15 @@ def test_the_embedded_distillation_helps_hard_faces(tmp_path, monkeypatch):
     assert summary["similarity/overlap_hard_after"] < summary["similarity/overlap_hard_baseline"]
 
 
+@pytest.mark.slow
+def test_the_embedded_tracker_follows_what_it_never_saw(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where the drawn videos go
+    assert main("fit", ["siamban", "--run_dir", str(tmp_path / "run"), "--trainer.accelerator", "cpu"]) == 0
+    summary = read_summary(tmp_path / "run")
+    assert summary["test/success_auc"] >= 0.5
+    assert summary["test/success_auc"] >= 1.5 * summary["test/success_auc_static"]
+
+
 def test_a_corrupt_picture_in_the_middle_is_one_line(imagenet_root, tmp_path, capsys):
     """Not the first of its split: it shows when training is under way, here in a worker."""
     root = tmp_path / "data"

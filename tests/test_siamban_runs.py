@@ -1,4 +1,4 @@
-"""Whole runs of SiamBAN by the command line: what they leave, stopped and resumed, many processes, predict, bad input."""
+"""Whole runs of SiamBAN: what they leave, stopped and resumed, many processes, predict, bad input."""
 
 import json
 import shutil
@@ -49,6 +49,7 @@ SMALL = {
 }
 UNFREEZE = ["--trainer.callbacks+=callbacks.BackboneUnfreeze", "--trainer.callbacks.at_epoch", str(AT_EPOCH)]
 FRONT = ("model.backbone.conv1.", "model.backbone.bn1.", "model.backbone.layer1.")
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 ALL_EPOCHS = ["--checkpoint.save_top_k", "-1"]
 MORE = [*UNFREEZE, *ALL_EPOCHS]
 
@@ -120,7 +121,7 @@ def test_the_summary_has_the_tracker_and_one_that_stays(fitted, lasot_root):
     names = ("success_auc", "precision", "norm_precision", "norm_precision_auc", "success_auc_static", "score")
     for name in names:
         assert 0 <= summary[f"test/{name}"] <= 1
-    assert summary["data/train_videos"], summary["data/test_videos"] == (3, 2)
+    assert (summary["data/train_videos"], summary["data/test_videos"]) == (3, 2)
     rows = read_rows(fitted / "tables" / "test_sequences.csv")
     assert [row["name"] for row in rows] == (lasot_root / "testing_set.txt").read_text().split()
     mean = sum(float(row["success_auc"]) for row in rows) / len(rows)
@@ -137,6 +138,7 @@ def test_files_of_results_score_the_same_again(fitted, lasot_root, tmp_path):
         assert ours[f"test/{name}"] == pytest.approx(theirs[f"test/{name}"], abs=1e-9)
 
 
+@pytest.mark.slow
 def test_test_gives_the_same_figures_again(fitted, lasot_root, tmp_path):
     more = ["--ckpt_path", chosen(fitted), "--run_dir", str(tmp_path / "tested")]
     with without_figures():
@@ -203,14 +205,15 @@ def resumed(whole: Path, folder: Path, step: int, words: list[str]) -> Path:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "step",
     [
-        pytest.param(2, id="while the backbone rests", marks=pytest.mark.slow),
-        pytest.param(STEPS, id="in the last batch before it learns", marks=pytest.mark.slow),
+        pytest.param(2, id="while the backbone rests"),
+        pytest.param(STEPS, id="in the last batch before it learns"),
         pytest.param(STEPS + 1, id="after the first batch with it"),
-        pytest.param(2 * STEPS, id="in the last batch of an epoch", marks=pytest.mark.slow),
-        pytest.param(3 * STEPS - 1, id="before the last batch of all", marks=pytest.mark.slow),
+        pytest.param(2 * STEPS, id="in the last batch of an epoch"),
+        pytest.param(3 * STEPS - 1, id="before the last batch of all"),
     ],
 )
 def test_resume_is_bit_equal(whole, lasot_root, step, tmp_path):
@@ -262,7 +265,9 @@ class KeepBatches(Callback):
         batch["keys"] = keys  # by which points are drawn
         state = {name: value.clone() for name, value in pl_module.state_dict().items()}
         batch = {name: value.clone() for name, value in batch.items() if isinstance(value, torch.Tensor)}
-        self.kept.append({"weights": state, "batch": batch, "rates": [g["lr"] for g in trainer.optimizers[0].param_groups]})
+        self.kept.append(
+            {"weights": state, "batch": batch, "rates": [g["lr"] for g in trainer.optimizers[0].param_groups]}
+        )
 
     def on_train_end(self, trainer, pl_module):
         torch.save(self.kept, Path(trainer.default_root_dir, f"batches{trainer.global_rank}.pt"))
@@ -301,9 +306,6 @@ def test_processes_stay_equal_before_and_after_the_backbone_learns(both):
             assert torch.equal(value, many.weights[name]) == name.startswith(FRONT), name
 
 
-STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-
-
 @pytest.mark.parametrize("step", [0, 1, 2, 3])
 def test_a_step_of_processes_is_the_mean_of_their_gradients(both, step):
     """While the backbone rests and when it learns. Losses are means over the points of each process."""
@@ -327,7 +329,9 @@ def test_a_step_of_processes_is_the_mean_of_their_gradients(both, step):
     assert gradients[0].keys() == gradients[1].keys()
     for name, value in gradients[0].items():
         moved = -rates[name.split(".")[1]] * (value + gradients[1][name]) / 2
-        assert_close(after[name] - before[name], moved, rtol=1e-6, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
+        assert_close(
+            after[name] - before[name], moved, rtol=1e-6, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 def test_processes_evaluate_as_one_does(both):
@@ -392,6 +396,7 @@ def tracked(fitted: Path, frames: list[torch.Tensor], box: list[float]) -> torch
     return track_sequences(module.tracker(), [frames], torch.tensor([box], dtype=torch.float64))[0].boxes_xywh
 
 
+@pytest.mark.slow
 def test_predict_tracks_in_a_gif(fitted, video, tmp_path):
     pictures = [Image.open(path) for path in sorted((video / "img").glob("*.jpg"))]
     pictures[0].save(tmp_path / "in.gif", save_all=True, append_images=pictures[1:], duration=100)
@@ -426,29 +431,28 @@ def test_predict_tracks_in_an_mp4(fitted, video, tmp_path):
         assert sum(1 for _ in film.decode(video=0)) == 6
 
 
-@pytest.mark.parametrize("formats", ["torch", pytest.param("onnx", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("formats", ["torch", "onnx"])
 def test_export(fitted, formats, tmp_path):
+    """What is written was compared with the module there; here with other crops, and more of them."""
     arguments = ["--ckpt_path", chosen(fitted), "--formats", formats, "--run_dir", str(tmp_path / "e")]
-    if formats == "torch":
-        assert main("export", ["siamban", *arguments]) == 0
-    else:
-        assert run_entry("export", "siamban", *arguments, folder=tmp_path).returncode == 0
+    assert run_entry("export", "siamban", *arguments, folder=tmp_path).returncode == 0
     report = json.loads((tmp_path / "e" / "export" / "export.json").read_text())
     ending = {"torch": "pt2", "onnx": "onnx"}[formats]
-    assert {file["path"] for file in report["files"]} == {f"template.{ending}", f"search.{ending}"}  # compared there
+    assert {file["path"] for file in report["files"]} == {f"template.{ending}", f"search.{ending}"}
     if formats == "torch":
         module = SiamBAN.load_from_checkpoint(chosen(fitted), map_location="cpu", weights_only=True).eval()
         template, search = 255 * torch.rand(3, 3, 127, 127), 255 * torch.rand(3, 3, 167, 167)
-        graphs = {name: torch.export.load(tmp_path / "e" / "export" / f"{name}.pt2").module() for name in NAMES}
+        graphs = {
+            name: torch.export.load(tmp_path / "e" / "export" / f"{name}.pt2").module()
+            for name in ("template", "search")
+        }
         with torch.no_grad():
             kernels = graphs["template"](template)
             ours = graphs["search"](search, kernels)
             theirs = module(template, search)
         for one, other in zip(ours, theirs, strict=True):
             assert_close(one, other, rtol=1e-4, atol=1e-4)
-
-
-NAMES = ("template", "search")
 
 
 # -- other benchmarks --------------------------------------------------------------------------------------------------
@@ -553,7 +557,7 @@ def test_a_first_box_without_area_is_one_line(fitted, own_root, tmp_path, capsys
     assert "3, 4, 0, 5" in line or "3,4,0,5" in line
 
 
-@pytest.mark.parametrize("fault", ["smaller", "damaged"])
+@pytest.mark.parametrize("fault", ["smaller", pytest.param("damaged", marks=pytest.mark.slow)])
 def test_a_frame_that_cannot_be_used_in_a_test_is_named(fitted, own_root, fault, tmp_path, capsys):
     (folder,) = of_split(own_root, test=True)
     frame = folder / "img" / "00000003.jpg"
@@ -568,7 +572,7 @@ def test_a_frame_that_cannot_be_used_in_a_test_is_named(fitted, own_root, fault,
     assert ("40 x 30" in line) == (fault == "smaller")
 
 
-@pytest.mark.parametrize("policy", ["raise", "skip"])
+@pytest.mark.parametrize("policy", ["raise", pytest.param("skip", marks=pytest.mark.slow)])
 def test_a_frame_that_cannot_be_read_in_training(own_root, policy, tmp_path, capsys):
     for folder in of_split(own_root, test=False):
         for path in sorted((folder / "img").glob("*.jpg"))[1::2]:
@@ -586,6 +590,7 @@ def test_a_frame_that_cannot_be_read_in_training(own_root, policy, tmp_path, cap
     assert "on_bad_frame" in line
 
 
+@pytest.mark.slow
 def test_a_box_outside_of_the_video_is_one_line(fitted, video, tmp_path, capsys):
     assert predict(chosen(fitted), tmp_path / "out", "--input", video, "--box", "200,5,10,10") in (1, 2)
     assert "200" in one_line(capsys)

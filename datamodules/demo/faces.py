@@ -4,9 +4,6 @@ Easy pictures are sharp and nearly frontal. Hard ones have been down-sampled by 
 size, and the head is turned, by up to 55 degrees.
 """
 
-import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +16,7 @@ from PIL import Image
 
 from datamodules.demo.face_drawing import Light, Pose, draw_face
 from datamodules.demo.face_identity import face_identity
+from datamodules.demo.placing import place_described
 from datamodules.low_resolution import low_resolution
 
 FACTORS = (4, 5, 6, 7, 8)
@@ -101,6 +99,7 @@ def write_faces(
         ValueError: a number is out of range, or ``root`` has something else in it.
 
     Example:
+        >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     root = write_faces(Path(folder, "faces"), train_ids=1, val_ids=0, test_ids=2, easy=1, hard=1, folds=2)
         ...     sorted(path.name for path in root.iterdir()), (root / "difficulty.csv").read_text().splitlines()[0]
@@ -112,30 +111,17 @@ def write_faces(
         "Drawn faces; none of these people exists.\n"
         f"{train_ids=} {val_ids=} {test_ids=} {easy=} {hard=} {probes=} {size=} {factors=} {folds=} {pairs=} {seed=}\n"
     )
-    if _is_written(root, readme):
-        return root
-    cure = "name a folder that is empty or not there yet"
-    if root.is_file() or (root.is_dir() and any(root.iterdir())):
-        raise ValueError(f"root={str(root)!r}: cannot write a set there, it has something else in it; {cure}")
     counts = {
         "train": (train_ids, easy, hard),
         "val": (val_ids, 1 + probes, probes),
         "test": (test_ids, 1 + probes, probes),
     }
-    plan = [picture for split in SPLITS for picture in _plan(split, *counts[split], factors, seed)]
-    draft = None
-    try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
-        _write(draft / "root", plan, size, folds, pairs, seed)
-        (draft / "root" / "readme.txt").write_text(readme)
-        os.rename(draft / "root", root)
-    except OSError as error:
-        if not _is_written(root, readme):  # by somebody else at the same time
-            raise ValueError(f"root={str(root)!r}: cannot write a set there ({error}); {cure}") from error
-    finally:
-        if draft is not None:
-            shutil.rmtree(draft, ignore_errors=True)
+
+    def write(draft: Path) -> None:
+        plan = [picture for split in SPLITS for picture in _plan(split, *counts[split], factors, seed)]
+        _write(draft, plan, size, folds, pairs, seed)
+
+    place_described(root, readme, write)
     return root
 
 
@@ -217,10 +203,6 @@ def _check(
             )
     if not factors or min(factors) < 2:
         raise ValueError(f"factors must be whole numbers from 2 on, got {list(factors)}")
-
-
-def _is_written(root: Path, readme: str) -> bool:
-    return (root / "readme.txt").is_file() and (root / "readme.txt").read_text() == readme
 
 
 @cache

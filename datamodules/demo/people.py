@@ -4,9 +4,6 @@ A person is told by clothes, hair, skin and perhaps a bag; every picture has its
 Each camera has its own colour cast, brightness and sharpness; no camera of one set sees as one of the other.
 """
 
-import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from datamodules.demo.placing import place_set
 from lit_methods.functional.draws import permutation, purpose
 
 Colour = tuple[int, int, int]
@@ -412,9 +410,7 @@ DEMOS = {"Market-1501": Demo(write_market1501, 40, 3), "DukeMTMC-reID": Demo(wri
 
 
 def write_once(root: Path, demo: Demo) -> None:
-    """Write a set where there is nothing: beside the place, then renamed, so that nobody finds half of it.
-
-    Of several writers at the same time one wins, and the others leave it at that.
+    """Write a set where there is nothing, see :func:`~datamodules.demo.placing.place_set`.
 
     Args:
         root: a folder that is empty or not there yet.
@@ -424,22 +420,10 @@ def write_once(root: Path, demo: Demo) -> None:
         ValueError: it cannot be written there.
 
     Example:
+        >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_once(Path(folder, "people"), Demo(lambda root: write_duke_mtmc(root, 1, 1), 1, 2))
         ...     sorted(path.name for path in Path(folder, "people").iterdir())
         ['bounding_box_test', 'bounding_box_train', 'query']
     """
-    draft = None
-    try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
-        os.rename(demo.write(draft / "root"), root)
-    except OSError as error:
-        if not (root / "bounding_box_train").is_dir():
-            raise ValueError(
-                f"root={str(root)!r}: demo=True cannot write a set there ({error}); name a folder that is empty or not "
-                "there yet"
-            ) from error
-    finally:
-        if draft is not None:
-            shutil.rmtree(draft, ignore_errors=True)
+    place_set(root, demo.write, (root / "bounding_box_train").is_dir, "demo=True")

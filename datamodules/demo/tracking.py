@@ -5,9 +5,6 @@ In some a pillar passes in front of the target, in some it leaves the picture fo
 """
 
 import math
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from datamodules.demo.placing import place_described
 from datamodules.demo.tracking_clips import tracking_clip
 from datamodules.demo.tracking_drawing import PHOTOGRAPHS, SHAPES, SPLITS, Clip, Shot
 
@@ -60,6 +58,7 @@ def write_tracking(
         ValueError: a number is out of range, or ``root`` has something else in it.
 
     Example:
+        >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     root = write_tracking(Path(folder, "lasot"), train=1, test=1, frames=2, size=(48, 64))
         ...     sorted(path.name for path in root.iterdir()), (root / "testing_set.txt").read_text()
@@ -73,24 +72,8 @@ def write_tracking(
         "Drawn things over the photographs china.jpg and flower.jpg of scikit-learn, in the layout of LaSOT.\n"
         f"{train=} {test=} {frames=} {size=} {speed=} {others=} {seed=}\n"
     )
-    if _is_written(root, readme):
-        return root
-    cure = "name a folder that is empty or not there yet"
-    if root.is_file() or (root.is_dir() and any(root.iterdir())):
-        raise ValueError(f"root={str(root)!r}: cannot write a set there, it has something else in it; {cure}")
-    draft = None
-    try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
-        _write(draft / "root", {"train": train, "test": test}, frames, size, speed, others, seed)
-        (draft / "root" / "readme.txt").write_text(readme)
-        os.rename(draft / "root", root)
-    except OSError as error:
-        if not _is_written(root, readme):  # by somebody else at the same time
-            raise ValueError(f"root={str(root)!r}: cannot write a set there ({error}); {cure}") from error
-    finally:
-        if draft is not None:
-            shutil.rmtree(draft, ignore_errors=True)
+    counts = {"train": train, "test": test}
+    place_described(root, readme, lambda draft: _write(draft, counts, frames, size, speed, others, seed))
     return root
 
 
@@ -101,10 +84,6 @@ def _check(train: int, test: int, frames: int, size: tuple[int, int], speed: flo
             raise ValueError(f"{name} must be at least {low}, got {value}")
     if not 0 < speed < min(size) / 4:
         raise ValueError(f"speed must be above 0 and below a quarter of the shorter side, {min(size) / 4}, got {speed}")
-
-
-def _is_written(root: Path, readme: str) -> bool:
-    return (root / "readme.txt").is_file() and (root / "readme.txt").read_text() == readme
 
 
 def _names(counts: dict[str, int]) -> Iterator[tuple[str, int, str]]:

@@ -55,7 +55,7 @@ def crop_patches(images: Sequence[Tensor], centers: Tensor, sides: Tensor, out: 
     steps = torch.arange(out, device=centers.device, dtype=centers.dtype) + 0.5
     places = (steps * (side / out) - 0.5).clamp(min=0).minimum(side - 1)  # in the square, (S, out)
     lower = places.floor()
-    nearest = torch.stack([lower, (lower + 1).minimum(side - 1)], 1)  # (S, 2, out)
+    nearest = torch.stack([lower, lower + 1], 1)  # (S, 2, out); one beyond the square has no share
     columns, rows = ((first[:, axis, None, None] + nearest).long() for axis in (0, 1))
     share = (places - lower).float()
     shares = torch.stack([1 - share, share], 1)

@@ -13,6 +13,8 @@ from torch import Tensor
 from lit_methods.functional.precision import at_least_float32
 from lit_methods.functional.regions import region_to_box
 from lit_methods.functional.suggestions import nearest
+from lit_methods.functional.tracking_crops import context_size, crop_patch, crop_patches
+from lit_methods.functional.tracking_views import augment_crop_box, canonical_box, flip_boxes, warp_crop
 from lit_methods.siamban.labels import (
     LABEL_SHAPES,
     assign_labels,
@@ -27,9 +29,15 @@ __all__ = [
     "LABEL_SHAPES",
     "LOC_LOSSES",
     "assign_labels",
+    "augment_crop_box",
+    "canonical_box",
     "circle_labels",
+    "context_size",
+    "crop_patch",
+    "crop_patches",
     "decode_ltrb",
     "ellipse_labels",
+    "flip_boxes",
     "learning_rates",
     "ltrb_iou_loss",
     "penalize",
@@ -39,6 +47,7 @@ __all__ = [
     "sample_labels",
     "siamban_cls_loss",
     "siamban_loc_loss",
+    "warp_crop",
     "xcorr_depthwise",
 ]
 

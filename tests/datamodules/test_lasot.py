@@ -301,6 +301,7 @@ def test_training_pairs_are_batches_of_the_sizes_asked_for(drawn):
     assert batches[0]["search"].shape == (2, 3, 63, 63)
     assert {name: value.dtype for name, value in batches[0].items()} == {
         "template": torch.float32, "search": torch.float32, "box": torch.float32, "negative": torch.bool,
+        "keys": torch.float32,
     }  # fmt: skip
 
 

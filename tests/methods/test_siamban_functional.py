@@ -508,7 +508,8 @@ def test_schedules_that_cannot_be_are_refused(words, fault):
 def test_the_public_names_are_all_here():
     names = (
         "point_grid ellipse_labels rectangle_labels circle_labels assign_labels sample_labels xcorr_depthwise "
-        "siamban_cls_loss ltrb_iou_loss siamban_loc_loss decode_ltrb penalize region_to_box learning_rates"
+        "siamban_cls_loss ltrb_iou_loss siamban_loc_loss decode_ltrb penalize region_to_box learning_rates "
+        "context_size canonical_box crop_patch warp_crop augment_crop_box flip_boxes"
     )
     assert set(names.split()) <= set(functional.__all__)
     assert not [name for name in functional.__all__ if not hasattr(functional, name)]
