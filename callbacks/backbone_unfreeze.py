@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 
 from callbacks.surgery import renew_wrapper
+from lit_methods.backbones.weights import untrained
 
 
 class BackboneUnfreeze(Callback):
@@ -56,6 +58,14 @@ class BackboneUnfreeze(Callback):
             )
         pl_module.backbone_lr_factor = self.lr_factor  # type: ignore[assignment]
         backbone.set_trainable(self._trainable(trainer, backbone))
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Warn of a frozen backbone that knows nothing; by now a checkpoint's weights are in."""
+        if trainer.current_epoch < self.at_epoch and untrained(pl_module.model.backbone):
+            rank_zero_warn(
+                f"the backbone has random weights and rests until epoch {self.at_epoch}: heads learn little from it; "
+                "give model.base_checkpoint, or at_epoch=0"
+            )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Here and not at the start of an epoch, which a run resumed within one does not see."""

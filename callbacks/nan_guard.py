@@ -55,8 +55,8 @@ class NaNGuard(Callback):
 
     Each bad batch becomes one line of JSON in ``nan_batches.jsonl`` in the run's directory: ``step``, ``epoch``,
     ``batch_idx``, ``rank``, ``samples`` (its ``batch["index"]``, where it has one), ``loss``, ``not_finite`` (which of
-    input, loss, gradient and weights, a loss above ``max_loss`` included) and ``parameters`` (the first few with a bad gradient). Where only the gradient
-    is bad, all batches of the step are listed, since any of them may be the reason.
+    input, loss, gradient and weights, a loss above ``max_loss`` included) and ``parameters`` (the first few with a bad
+    gradient). Where only the gradient is bad, all batches of the step are listed, since any of them may be the reason.
 
     Under ``16-mixed`` infinite gradients are the loss scaler's daily work: it skips the step and lowers its scale. They
     count here only once the scale is below 1, where it can no longer be the reason; a bad loss counts at once.

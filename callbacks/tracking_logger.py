@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ from torch import Tensor
 from callbacks.report import RunReport
 from lit_methods.functional.drawing import grid
 from lit_methods.functional.frames import read_frame, to_rgb_array
-from lit_methods.functional.tracking_overlay import PREDICTED, TRUTH, draw_boxes, label_map_picture, strip
+from lit_methods.functional.tracking_overlay import label_map_picture, strip
 
 FILM_FRAMES = 60  # of a sequence in the film, at most
+FILM_HEIGHT = 360  # pixels, at most: a GIF of larger frames has tens of megabytes
 
 
 class TrackingLogger(Callback):
@@ -24,6 +26,8 @@ class TrackingLogger(Callback):
       background or not at all, and the target's box.
     - ``val/tracks``, ``test/tracks``: frames spread over the first sequences, with the tracker's box and the true one.
     - ``test/film``: the first sequence.
+
+    Where boxes came from files and the frames are not on disk, there is nothing to draw on, and nothing is drawn.
 
     Args:
         num_pairs: search regions on the sheet of labels.
@@ -76,19 +80,17 @@ class TrackingLogger(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
     ) -> None:
         """Likewise, and the film."""
-        if batch_idx == 0 and trainer.is_global_zero and batch["frames"] and batch["frames"][0]:
+        if batch_idx == 0 and trainer.is_global_zero:
             self._strips(trainer, "test/tracks", batch, outputs["tracks"])
-            paths, truth, boxes = batch["frames"][0], batch["boxes"][0].cpu(), outputs["tracks"][0].boxes_xywh
-            frames = [_drawn(paths[i], boxes[i], truth[i]) for i in spread(len(boxes), FILM_FRAMES)]
-            RunReport.of(trainer).film(trainer, "test/film", frames)
+            if rows := _shown(batch, outputs["tracks"]):
+                paths, truth, boxes = rows[0]
+                chosen = spread(len(boxes), FILM_FRAMES)
+                frames = [_strip(paths, truth, boxes, [index], FILM_HEIGHT) for index in chosen]
+                RunReport.of(trainer).film(trainer, "test/film", frames)
 
     def _strips(self, trainer: Trainer, key: str, batch: dict[str, Any], tracks: Sequence[Any]) -> None:
-        strips = []
-        rows = zip(batch["frames"], batch["boxes"], tracks, strict=True)
-        for paths, truth, track in list(rows)[: self.num_sequences]:
-            chosen = spread(len(track.boxes_xywh), self.num_frames)
-            frames = [to_rgb_array(read_frame(paths[i])) for i in chosen]
-            strips.append(strip(frames, track.boxes_xywh[chosen], truth.cpu()[chosen]))
+        rows = _shown(batch, tracks)[: self.num_sequences]
+        strips = [_strip(*row, spread(len(row[2]), self.num_frames)) for row in rows]
         if strips:
             RunReport.of(trainer).picture(trainer, key, grid(strips, columns=1))
 
@@ -103,5 +105,12 @@ def spread(length: int, count: int) -> list[int]:
     return np.unique(np.linspace(0, length - 1, min(count, length)).round().astype(int)).tolist()
 
 
-def _drawn(path: str, box: Tensor, truth: Tensor) -> np.ndarray:
-    return draw_boxes(to_rgb_array(read_frame(path)), [(truth, TRUTH), (box, PREDICTED)])
+def _shown(batch: dict[str, Any], tracks: Sequence[Any]) -> list[tuple[Sequence[str], Tensor, Tensor]]:
+    """Paths, true boxes and the tracker's of the sequences whose frames are there."""
+    rows = zip(batch["frames"], batch["boxes"], tracks, strict=True)
+    return [(paths, truth.cpu(), t.boxes_xywh) for paths, truth, t in rows if len(paths) and Path(paths[0]).is_file()]
+
+
+def _strip(paths: Sequence[str], truth: Tensor, boxes: Tensor, chosen: list[int], height: int = 240) -> np.ndarray:
+    frames = [to_rgb_array(read_frame(paths[index])) for index in chosen]
+    return strip(frames, boxes[chosen], truth[chosen], height=height)

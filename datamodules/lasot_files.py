@@ -11,7 +11,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.lasot_split import TEST_VIDEOS
 from datamodules.tracking_sequences import NumberedFrames, TrackingSequence
-from datamodules.tracking_text import Lengths, flags_of, list_frames, natural, read_flags, read_rows
+from datamodules.tracking_text import Lengths, flags_of, list_frames, read_flags, read_rows
+from lit_methods.functional.frames import natural_key
 from lit_methods.functional.suggestions import shorten
 from lit_methods.functional.text_lines import read_lines
 
@@ -54,7 +55,7 @@ def find_videos(root: Path) -> dict[str, Path]:
             found[folder.name] = folder
         else:
             found |= {video.name: video for video in _folders(folder) if category_of(video.name) == folder.name}
-    return {name: found[name] for name in sorted(found, key=natural)}
+    return {name: found[name] for name in sorted(found, key=natural_key)}
 
 
 def category_of(name: str) -> str:
@@ -134,7 +135,7 @@ def read_videos(videos: Mapping[str, Path], root: Path) -> list[TrackingSequence
     lengths = Lengths()
     with ThreadPoolExecutor(_THREADS) as threads:
         found = list(threads.map(lambda item: _read_video(item[0], item[1], attributes, lengths), videos.items()))
-    lengths.cut.sort(key=natural)  # threads end in any order
+    lengths.cut.sort(key=natural_key)  # threads end in any order
     lengths.tell()
     return found
 
@@ -165,7 +166,7 @@ def read_annotations(root: Path, names: Iterable[str] | None = None) -> list[Tra
     """
     folder = root / "annos"
     if names is None:
-        names = sorted((path.stem for path in folder.glob("[!.]*.txt")), key=natural)
+        names = sorted((path.stem for path in folder.glob("[!.]*.txt")), key=natural_key)
     lengths, found = Lengths(), []
     for name in names:
         boxes, absent = read_rows(folder / f"{name}.txt"), read_flags(folder / "absent" / f"{name}.txt")

@@ -11,15 +11,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.lasot_files import FLAGS, GROUND_TRUTH
+from datamodules.lasot_files import FLAGS
 from datamodules.tracking_polygons import boxes_of, corners
 from datamodules.tracking_sequences import TrackingSequence
-from datamodules.tracking_text import Lengths, list_frames, natural, read_flags, read_rows
+from datamodules.tracking_text import Lengths, list_frames, read_flags, read_rows
+from lit_methods.functional.frames import natural_key
 from lit_methods.functional.pictures import list_images
 from lit_methods.functional.text_lines import read_lines
+from lit_methods.functional.video import GROUND_TRUTHS, IMAGE_FOLDERS
 
 OTB_TRUTH = "groundtruth_rect.txt"
-FRAME_FOLDERS = (".", "img", "color")
 OTB_RANGES = {  # first and last number of a frame that counts; the folders hold more
     "BlurCar1": (247, None),
     "BlurCar3": (3, None),
@@ -192,7 +193,7 @@ def subfolders(root: Path) -> list[Path]:
         []
     """
     folders = (path for path in root.iterdir() if path.is_dir()) if root.is_dir() else iter(())
-    return sorted((path for path in folders if path.name[0] not in "._"), key=lambda path: natural(path.name))
+    return sorted((path for path in folders if path.name[0] not in "._"), key=lambda path: natural_key(path.name))
 
 
 def frame_number(path: str) -> int:
@@ -208,7 +209,8 @@ def frame_number(path: str) -> int:
 
 def _frame_folder(folder: Path) -> Path | None:
     return next(
-        (folder / name for name in FRAME_FOLDERS if (folder / name).is_dir() and list_images(folder / name)), None
+        (folder / name for name in (".", *IMAGE_FOLDERS) if (folder / name).is_dir() and list_images(folder / name)),
+        None,
     )
 
 
@@ -217,7 +219,7 @@ def _read_folder(folder: Path, lengths: Lengths) -> TrackingSequence:
     if place is None:
         raise FileNotFoundError(f"{str(folder)!r} has no pictures, also not in its folders img or color")
     frames = list_frames(place)
-    truth = next((folder / name for name in (GROUND_TRUTH, OTB_TRUTH) if (folder / name).is_file()), None)
+    truth = next((folder / name for name in GROUND_TRUTHS if (folder / name).is_file()), None)
     name = folder.resolve().name
     if truth is None:
         return TrackingSequence(name, frames, np.full((len(frames), 4), np.nan))

@@ -74,7 +74,7 @@ def _read(path: Path, name: str, fields: Any, lengths: Lengths) -> TrackingSeque
     names = [*map(str, fields["img_names"])]
     flags = {key: fields[key] for key in ("absent", *TAGS) if fields.get(key)}
     counts = {"boxes in gt_rect": len(rows), "names in img_names": len(names)}
-    count = lengths.shortest(f"{where}", counts | {f"numbers in {key}": len(flags[key]) for key in flags})
+    count = lengths.shortest(f"{name} of {path}", counts | {f"numbers in {key}": len(flags[key]) for key in flags})
     parts = {key: np.array(flags[key][:count], np.float64) == 1 for key in flags}
     polygons = corners(rows[:count]) if rows.shape[1] == 8 else None
     return TrackingSequence(

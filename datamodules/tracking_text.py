@@ -1,6 +1,6 @@
 """Text files and folders of tracking data sets: numbers, flags, frames in their order, and whether these agree."""
 
-import re
+import codecs
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
@@ -10,25 +10,9 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
-from lit_methods.functional.pictures import list_images
+from lit_methods.functional import frames
 from lit_methods.functional.suggestions import shorten
 from lit_methods.functional.text_lines import read_lines
-
-_SEPARATORS = re.compile(r"\s*,\s*|\s+")
-
-
-def natural(name: str) -> list[tuple[int, int, str]]:
-    """Sorts names the way people count: numbers in them by their value.
-
-    Args:
-        name: such as ``"airplane-10"``.
-
-    Example:
-        >>> sorted(["a-10", "a-9", "a"], key=natural)
-        ['a', 'a-9', 'a-10']
-    """
-    parts = re.split(r"([0-9]+)", name)
-    return [(1, int(part), part) if part.isdecimal() else (0, 0, part) for part in parts]
 
 
 def list_frames(folder: Path) -> tuple[str, ...]:
@@ -48,11 +32,11 @@ def list_frames(folder: Path) -> tuple[str, ...]:
         ...     [Path(path).name for path in list_frames(Path(folder))]
         ['9.jpg', '10.jpg']
     """
-    names = list_images(folder) if folder.is_dir() else []
+    names = frames.list_frames(folder) if folder.is_dir() else []
     if not names:
         problem = "holds no pictures" if folder.is_dir() else "does not exist"
         raise FileNotFoundError(f"the folder of frames {str(folder)!r} {problem}")
-    return tuple(f"{folder}/{name}" for name in sorted(names, key=natural))
+    return tuple(f"{folder}/{name}" for name in names)
 
 
 def read_rows(path: Path, widths: Sequence[int] = (4,)) -> NDArray[np.float64]:
@@ -85,10 +69,7 @@ def read_rows(path: Path, widths: Sequence[int] = (4,)) -> NDArray[np.float64]:
         raise ValueError(f"{str(path)!r} is empty; it must have a line for each frame")
     rows: list[list[float]] = []
     for line in lines:
-        try:
-            numbers = [float(part) for part in _SEPARATORS.split(line.text.strip().rstrip(","))]
-        except ValueError:
-            numbers = []
+        numbers = line.numbers()
         wanted = widths if not rows else (len(rows[0]),)
         if len(numbers) not in wanted or np.isinf(numbers).any():
             words = " or ".join(map(str, wanted))
@@ -131,12 +112,11 @@ def read_flags(path: Path) -> NDArray[np.bool_]:
         ...     read_flags(path).tolist()
         [False, True, False]
     """
-    words = path.read_bytes().replace(b",", b" ").split()
+    words = path.read_bytes().removeprefix(codecs.BOM_UTF8).replace(b",", b" ").split()
     if set(words) <= {b"0", b"1"}:
         return np.array([word == b"1" for word in words], bool)
     for line in read_lines(path):
-        wrong = [word for word in _SEPARATORS.split(line.text.strip()) if word not in ("0", "1")]
-        if wrong:
+        if wrong := [word for word in line.text.replace(",", " ").split() or [""] if word not in ("0", "1")]:
             shown = shorten(map(repr, wrong), 3)
             raise ValueError(f"{line.where}: expected a 0 or a 1 for each frame, got {shown}")
     raise ValueError(f"{str(path)!r}: expected a 0 or a 1 for each frame")

@@ -4,11 +4,13 @@ The layout and the order of attributes are recalled; the first frames are those 
 (visionml/pytracking, uavdataset.py). Nothing was checked on the data themselves.
 """
 
+import re
 from pathlib import Path
 
 from datamodules.tracking_files import frame_number
 from datamodules.tracking_sequences import NumberedFrames, TrackingSequence
-from datamodules.tracking_text import Lengths, flags_of, list_frames, natural, read_flags, read_rows
+from datamodules.tracking_text import Lengths, flags_of, list_frames, read_flags, read_rows
+from lit_methods.functional.frames import natural_key
 
 FRAMES, ANNOTATION = Path("data_seq", "UAV123"), Path("anno", "UAV123")
 FIRST_FRAMES = {  # of the sequences that do not begin where their folder does
@@ -56,7 +58,7 @@ def read_uav123(root: Path) -> list[TrackingSequence]:
     """
     if not (root / ANNOTATION).is_dir() and (root / "UAV123" / ANNOTATION).is_dir():
         root = root / "UAV123"
-    truths = sorted((root / ANNOTATION).glob("[!.]*.txt"), key=lambda path: natural(path.stem))
+    truths = sorted((root / ANNOTATION).glob("[!.]*.txt"), key=lambda path: natural_key(path.stem))
     if not truths:
         raise FileNotFoundError(f"root={str(root)!r} has no {ANNOTATION}/<name>.txt; UAV123 has one for each sequence")
     lengths = Lengths()
@@ -68,8 +70,8 @@ def read_uav123(root: Path) -> list[TrackingSequence]:
 def _read(root: Path, truth: Path, lengths: Lengths) -> TrackingSequence:
     name = truth.stem
     folder = root / FRAMES / name
-    if not folder.is_dir():
-        folder = root / FRAMES / name.rpartition("_")[0]
+    if not folder.is_dir():  # one of several in a folder; car1_s is none of those
+        folder = root / FRAMES / re.sub(r"_[0-9]+$", "", name)
     boxes, first = read_rows(truth), FIRST_FRAMES.get(name, 1)
     numbered = NumberedFrames(str(folder), first, len(boxes), 6)
     if all(Path(numbered[place]).is_file() for place in (0, -1)):

@@ -8,7 +8,7 @@ The ranges are those of the authors' own search. The network is not trained: onl
 changes of size and shape (``penalty_k``) and against motion (``window_influence``), and how fast the box follows
 (``lr``). What is best on the half that was searched is too good to be true there; the other half tells. Needs Optuna
 (``pip install 'lit-methods[search]'``); with ``--storage sqlite:///tune.db`` a search goes on where it was interrupted,
-and several machines share one.
+and several machines share one. A storage is for one checkpoint and one choice of videos.
 """
 
 import argparse
@@ -54,7 +54,11 @@ def score(module: SiamBAN, videos: Sequence[TrackingSequence], constants: Consta
 def tune(
     module: SiamBAN, videos: Sequence[TrackingSequence], benchmark: str, trials: int, seed: int, storage: str | None
 ) -> Constants:
-    """The best constants of so many trials, of which the first are the module's own."""
+    """The best constants of so many trials, of which the first are the module's own.
+
+    The finished trials of a storage count, whoever ran them. There the seed is not used: all who share the search, or
+    go on with it, would draw the same numbers.
+    """
     try:
         import optuna
     except ImportError:
@@ -67,14 +71,16 @@ def tune(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         direction="maximize",
-        sampler=optuna.samplers.TPESampler(seed=seed),
+        sampler=optuna.samplers.TPESampler(seed=seed if storage is None else None),
         storage=storage,
         study_name=f"siamban-{benchmark}",
         load_if_exists=True,
     )
     if not study.trials:
         study.enqueue_trial(own_constants(module))
-    study.optimize(objective, max(0, trials - len(study.trials)))
+    complete = (optuna.trial.TrialState.COMPLETE,)
+    if missing := max(0, trials - len(study.get_trials(deepcopy=False, states=complete))):
+        study.optimize(objective, missing, callbacks=[optuna.study.MaxTrialsCallback(trials, complete)])
     return dict(study.best_params)
 
 
@@ -103,12 +109,14 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("ckpt_path", nargs="?", help="of a trained SiamBAN")
     parser.add_argument("--root", help="folder of the benchmark")
     parser.add_argument("--benchmark", default="lasot", choices=sorted(READERS))
-    parser.add_argument("--trials", type=int, default=12)
+    parser.add_argument("--trials", type=int, default=12, help="those that --storage has already included")
     parser.add_argument("--frames", type=int, default=None, help="of each video the first so many alone")
-    parser.add_argument("--seed", type=int, default=0, help="of the halves and of the search")
+    parser.add_argument("--seed", type=int, default=0, help="of the halves, and of a search without storage")
     parser.add_argument("--storage", default=None, help="of Optuna, such as sqlite:///tune.db")
     options = parser.parse_args(words)
 
+    if options.trials < 1:
+        parser.error(f"--trials {options.trials} must be at least 1")
     if (options.ckpt_path is None) != (options.root is None):
         parser.error("ckpt_path and --root go together: a trained tracker, and videos to search on")
     module: LightningModule
@@ -117,18 +125,22 @@ def main(words: Sequence[str] | None = None) -> None:
         module = small_tracker(options.root)
     else:
         module = Predictor.from_checkpoint(options.ckpt_path).module
+    if not isinstance(module, SiamBAN):
+        raise SystemExit(f"{options.ckpt_path} is no SiamBAN, but {type(module).__name__}")
     module.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    assert isinstance(module, SiamBAN)
     data = TrackingBenchmarkDataModule(options.benchmark, options.root, frames=options.frames)
     data.setup("test")
     searched, kept = halves(data.evaluation_sequences(), options.seed)
     if not kept:
         raise SystemExit(f"--root {options.root}: one video cannot be halved; a search needs two at least")
-    print(f"{options.trials} trials on {len(searched)} videos; {len(kept)} are kept for the end")
+    before = [score(module, half, own_constants(module), options.benchmark) for half in (searched, kept)]
+    if np.isnan(before[0]):
+        raise SystemExit(f"{options.benchmark}: no video is long enough for EAO; give more, or a larger --frames")
+    print(f"{options.trials} trials on {len(searched)} videos; {len(kept)} are kept for the end", flush=True)
     best = tune(module, searched, options.benchmark, options.trials, options.seed, options.storage)
     print(f"{'':24}{'searched half':>15}{'other half':>15}")
-    for name, constants in {"before": own_constants(module), "after": best}.items():
-        figures = [score(module, half, constants, options.benchmark) for half in (searched, kept)]
+    after = [score(module, half, best, options.benchmark) for half in (searched, kept)]
+    for name, figures in {"before": before, "after": after}.items():
         print(f"{name:24}{figures[0]:15.3f}{figures[1]:15.3f}")
     given = {"penalty_k": "penalty_k", "window_influence": "window_influence", "lr": "tracker_lr"}
     print(" ".join(f"--model.{given[name]} {value:.6g}" for name, value in best.items()))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _WHOLE = re.compile(r"[0-9]{1,18}")
+_SEPARATORS = re.compile(r"\s*,\s*|\s+")
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,18 @@ class TextLine:
             (['Ada van A', '1', '2'], ['Ada', '1', '2'])
         """
         return [field.strip() for field in self.text.split("\t" if "\t" in self.text else " ")]
+
+    def numbers(self) -> list[float]:
+        r"""What commas, tabs or blanks separate, a comma at the end left out; nothing where something is no number.
+
+        Example:
+            >>> TextLine(Path("a"), 1, "1, 2\t3 NaN,").numbers(), TextLine(Path("a"), 1, "1,,2").numbers()
+            ([1.0, 2.0, 3.0, nan], [])
+        """
+        try:
+            return [float(part) for part in _SEPARATORS.split(self.text.strip().rstrip(", \t"))]
+        except ValueError:
+            return []
 
     def whole(self, text: str, what: str, least: int = 0) -> int:
         """A whole number.

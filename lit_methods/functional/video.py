@@ -20,6 +20,7 @@ from lit_methods.functional.suggestions import first_line
 
 FILMS = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg")
 IMAGE_FOLDERS = ("img", "color")  # in which benchmarks keep the frames of a sequence, beside its ground truth
+GROUND_TRUTHS = ("groundtruth.txt", "groundtruth_rect.txt")  # what they call that; the first one that is there counts
 FOLDER_FPS = 25.0  # of frames whose rate nobody has noted
 
 
@@ -174,7 +175,7 @@ def load_av() -> Any:
 class _Folder(Video):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.name = path.name or path.resolve().name  # a folder's name has no ending
+        self.name = path.name if path.name.strip(".") else path.resolve().name  # a folder's name has no ending
         for folder in (path, *(path / name for name in IMAGE_FOLDERS)):
             self.files = [str(folder / name) for name in list_frames(folder)] if folder.is_dir() else []
             if self.files:

@@ -90,11 +90,10 @@ class VideoWriter:
 
     def abandon(self) -> None:
         """Leave nothing behind."""
-        if self._sink is None:
-            return
         sink, self._sink = self._sink, None
         try:
-            sink.close()
+            if sink is not None:  # else there were no frames, or the file was begun in vain
+                sink.close()
         except Exception:  # the reason for leaving is told already
             pass
         finally:

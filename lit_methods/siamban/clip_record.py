@@ -39,8 +39,9 @@ class ClipRecord:
         video: that is tracked.
         done: rows of an earlier run; they come first in the file and are in it from the beginning.
         table: CSV file for the rows, or ``None``.
-        film: ``.mp4`` or ``.gif``, or ``None``. A GIF has sides of at most 480 pixels, and of a longer video at most
-            300 frames, evenly spaced, 30 per second at most, so that it runs as fast as the video.
+        film: ``.mp4`` or ``.gif``, or ``None``. A GIF has sides of at most 480 pixels and 30 frames per second, and of
+            a longer video at most 300 frames, evenly spaced, so that it runs as fast as the video; of one that does not
+            say how long it is, more.
     """
 
     def __init__(self, video: Video, done: tuple[ClipRow, ...], table: Path | None, film: Path | None) -> None:

@@ -326,6 +326,9 @@ def learning_rates(
         peak: rate of the first epoch after it.
         end: rate of the last epoch; a fall of one epoch has ``peak``.
 
+    Returns:
+        ``epochs`` numbers.
+
     Raises:
         ValueError: epochs that do not fit, a rate that is not positive.
 

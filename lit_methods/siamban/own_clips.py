@@ -13,11 +13,10 @@ import torch
 from lit_methods.functional.pictures import BadImageError
 from lit_methods.functional.suggestions import shorten
 from lit_methods.functional.text_lines import read_lines
-from lit_methods.functional.video import IMAGE_FOLDERS, Video, open_video
+from lit_methods.functional.video import GROUND_TRUTHS, IMAGE_FOLDERS, Video, open_video
 from lit_methods.siamban.clip_rows import ClipRow
 from lit_methods.siamban.runs import start_box
 
-GROUND_TRUTHS = ("groundtruth.txt", "groundtruth_rect.txt")
 Box = tuple[float, float, float, float]
 
 
@@ -165,7 +164,7 @@ def _annotated(file: Path, index: int, video: Video) -> Box:
         raise ValueError(f"{str(file)!r} has {len(lines)} lines, none for frame {index}; give --box x,y,w,h")
     line = lines[index]
     try:
-        box = _tracked([float(word) for word in re.split(r"[,\s]+", line.text.strip())])
+        box = _tracked(line.numbers())
     except ValueError:
         raise line.fault("it must hold 4 or 8 numbers; give --box x,y,w,h") from None
     plain = box[0] - 0.5, box[1] - 0.5, box[2], box[3]

@@ -75,6 +75,16 @@ def test_uav123_cuts_folders_into_sequences(tmp_path):
         assert len(read_uav123(tmp_path)[1]) == 2
 
 
+def test_a_folder_of_uav123_that_is_missing_is_not_replaced_by_another(tmp_path):
+    for name in ("bike1", "car1"):
+        touch(tmp_path / "data_seq" / "UAV123" / name, ["000001.jpg", "000002.jpg", "000003.jpg"])
+    for name in ("car1_s", "boat1"):
+        write(tmp_path / "anno" / "UAV123" / f"{name}.txt", BOXES)
+        with pytest.raises(FileNotFoundError, match=f"UAV123/{name}' does not exist"):
+            read_uav123(tmp_path)
+        (tmp_path / "anno" / "UAV123" / f"{name}.txt").unlink()
+
+
 def test_uav123_may_lie_one_folder_deeper(tmp_path):
     touch(tmp_path / "UAV123" / "data_seq" / "UAV123" / "bike1", ["000001.jpg"])
     write(tmp_path / "UAV123" / "anno" / "UAV123" / "bike1.txt", BOXES[:1])
@@ -184,7 +194,7 @@ def test_json_of_vot_finds_frames_in_their_folder_color(tmp_path):
     [("{", "OTB100.json' is no JSON"), ("[]", "must map the name"), ('{"a": {"img_names": []}}', "'a' lacks gt_rect"),
      ('{"a": {"img_names": ["1"], "gt_rect": [[1, 2]]}}', "'a': gt_rect must have four or eight"),
      ('{"a": {"img_names": ["1"], "gt_rect": [[1, 2, 3, 4], [1]]}}', "'a': gt_rect must have four or eight"),
-     ('{"a": {"img_names": [], "gt_rect": [[1, 2, 3, 4]]}}', "1 boxes in gt_rect, 0 names in img_names")],
+     ('{"a": {"img_names": [], "gt_rect": [[1, 2, 3, 4]]}}', "^'a of .*OTB100.json' has 1 boxes in gt_rect, 0 names")],
 )  # fmt: skip
 def test_json_that_is_not_of_this_kind_is_refused(tmp_path, text, fault):
     (tmp_path / "OTB100.json").write_text(text)

@@ -5,7 +5,8 @@ from PIL import Image
 
 from datamodules.tracking_loaders import sequence_loader
 from datamodules.tracking_sequences import NumberedFrames, TrackingSequence, TrackingSequences
-from datamodules.tracking_text import Lengths, list_frames, natural, read_flags, read_rows
+from datamodules.tracking_text import Lengths, list_frames, read_flags, read_rows
+from lit_methods.functional.frames import natural_key
 from lit_methods.functional.pictures import BadImageError
 
 
@@ -100,7 +101,7 @@ def test_frames_are_in_the_order_people_count(tmp_path):
     for name in ("frame10.JPG", "frame9.jpg", "._frame1.jpg", "notes.txt"):
         (tmp_path / name).touch()
     assert [path.rpartition("/")[2] for path in list_frames(tmp_path)] == ["frame9.jpg", "frame10.JPG"]
-    assert sorted(["b1", "a10x", "a9y", "a", "10"], key=natural) == ["10", "a", "a9y", "a10x", "b1"]
+    assert sorted(["b1", "a10x", "a9y", "a", "10"], key=natural_key) == ["10", "a", "a9y", "a10x", "b1"]
 
 
 def test_a_folder_without_frames_is_named(tmp_path):
@@ -142,9 +143,9 @@ def test_unknown_boxes_are_not_a_number(tmp_path):
     assert np.isnan(read_rows(tmp_path / "truth.txt")).sum(1).tolist() == [4, 0]
 
 
-@pytest.mark.parametrize("text", ["0,1,1,0", "0\n1\n1\n0\n", "0,1\n1,0", "0 1 1 0\n"])
+@pytest.mark.parametrize("text", ["0,1,1,0", "0\n1\n1\n0\n", "0,1\n1,0", "0 1 1 0\n", "\ufeff0,1,1,0\n"])
 def test_flags_may_be_on_one_line_or_on_many(tmp_path, text):
-    (tmp_path / "flags.txt").write_text(text)
+    (tmp_path / "flags.txt").write_text(text, "utf-8")
     assert read_flags(tmp_path / "flags.txt").tolist() == [False, True, True, False]
 
 

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from PIL import Image
 from torch import Tensor, nn
 
+from datamodules.tracking_files import read_folder
 from lit_methods.cli import main
 from lit_methods.functional.frames import from_rgb
 from lit_methods.functional.pictures import BadImageError
@@ -22,7 +23,7 @@ from lit_methods.siamban.clip_record import ClipRecord
 from lit_methods.siamban.clip_rows import ClipRow, read_clip_rows, write_clip_rows
 from lit_methods.siamban.own_clips import own_clips
 from lit_methods.siamban.own_video import AT_ONCE, OwnVideo
-from lit_methods.siamban.runs import track_sequences
+from lit_methods.siamban.runs import start_box, track_sequences
 from lit_methods.siamban.tracker import SiamBANTracker
 
 BOX = "30,40,20,16"
@@ -307,6 +308,15 @@ def test_ground_truth_gives_the_first_box(video):
         Path("clip/groundtruth.txt").write_text(text)
         with pytest.raises(ValueError, match=f"groundtruth.txt', line 1: .*{words}"):
             follow([video])
+
+
+@pytest.mark.parametrize("text", ["30,40,20,16,\n" * 2, "30 , 40\t20 16", "10,20,10,40,30,40,30,20\n" * 2])
+@pytest.mark.parametrize("name", ["groundtruth.txt", "groundtruth_rect.txt"])
+def test_evaluations_of_a_folder_start_from_the_same_box(tmp_path, name, text):
+    clip(tmp_path / "car" / "img", count=2)
+    (tmp_path / "car" / name).write_text(text)
+    clips, _ = own_clips([tmp_path / "car"])
+    assert clips[0].box == tuple(start_box(torch.from_numpy(read_folder(tmp_path / "car").first_box)).tolist())
 
 
 def test_the_ground_truth_may_lie_beside_the_folder_of_frames(tmp_path):

@@ -240,6 +240,22 @@ def test_what_a_test_writes_is_scored_the_same(test_command, tmp_path, monkeypat
     assert not (again.run_dir / "results").exists()
 
 
+def test_annotations_whose_frames_are_not_here_are_scored_and_nothing_is_drawn(test_command, tmp_path):
+    """As of the toolkit's JSON files alone."""
+    fields = {"img_names": [f"a/img/{n:04d}.jpg" for n in range(FRAMES)], "gt_rect": [[5, 6, 7, 8]] * FRAMES}
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "OTB100.json").write_text(json.dumps({"a": fields}))
+    write_boxes(tmp_path / "mine" / "a.txt", torch.tensor([[5.0, 6, 7, 8]] * FRAMES))
+    drawing = TINY.replace(
+        "callbacks.TrackingResults}", "callbacks.TrackingResults}, {class_path: callbacks.TrackingLogger}"
+    )
+    (tmp_path / "tiny.yaml").write_text(drawing.replace("BENCHMARK", "json"))
+    ended = test_command("--config", tmp_path / "tiny.yaml", "--results", "mine")
+    assert ended.code == 0
+    assert figures_of(ended.run_dir)["test/success_auc"] == pytest.approx(20 / 21)
+    assert not [path.name for path in (ended.run_dir / "pictures").glob("test_[tf]*")]
+
+
 def test_faults_are_one_line_before_anything_runs(test_command, tmp_path):
     config, results = tiny_run(tmp_path, "folder"), tmp_path / "mine"
     for name in "ac":
