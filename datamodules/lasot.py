@@ -30,8 +30,8 @@ class LaSOTDataModule(VideoDataModule):
 
     A training batch has ``template`` (B, 3, template_size, template_size) and ``search`` (B, 3, search_size,
     search_size) float32, BGR, 0 to 255, ``box`` (B, 4) float32, xyxy in search pixels, ``negative`` (B,) bool, pairs
-    of different objects, and ``keys``; see :class:`~datamodules.tracking_pairs.PairDataset`. One of validation or test has
-    videos, see :class:`~datamodules.tracking_sequences.TrackingSequences`.
+    of different objects, and ``keys``; see :class:`~datamodules.tracking_pairs.PairDataset`. One of validation or test
+    has videos, see :class:`~datamodules.tracking_sequences.TrackingSequences`.
 
     Videos are ``<category>/<category>-<n>`` below ``root``, as distributed, or directly in it, with
     ``img/00000001.jpg`` and so on, ``groundtruth.txt``, ``full_occlusion.txt`` and ``out_of_view.txt``. The test videos

@@ -51,7 +51,7 @@ def commands(page: Path) -> list[str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _short_runs():
-    """Fewer digits, drawn people and faces, shorter films, lighter cells; W&B takes seconds to start, and has its own tests."""
+    """Fewer digits, people, faces and films, lighter cells; W&B takes seconds to start, and has its own tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(DEMOS, "Market-1501", Demo(partial(write_market1501, train_ids=20, test_ids=6), 20, 3))
         patch.setitem(DEMOS, "DukeMTMC-reID", Demo(partial(write_duke_mtmc, train_ids=20, test_ids=6), 20, 2))

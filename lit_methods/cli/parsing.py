@@ -117,7 +117,7 @@ class RunCLI(LightningCLI):
         parser.add_argument("--description", type=str | None, default=None, help="the recipe's line in --list")
         parser.add_argument("--paper", type=dict[str, Any] | None, default=None, help="published figures, for card.md")
         if self.entry == "predict":
-            parser.add_argument("--input", type=str, nargs="+", default=None, help="pictures, folders, of a tracker videos")
+            parser.add_argument("--input", type=str, nargs="+", default=None, help="pictures and folders, or videos")
         if self.entry == "export":
             parser.add_argument("--formats", type=Literal["onnx", "torch"], nargs="+", default=["onnx", "torch"])
         parser.add_class_arguments(RunCheckpoint, "checkpoint")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from PIL import Image
 from torch import Tensor
 
@@ -53,7 +54,7 @@ def predict(
             picture are written.
 
     Raises:
-        ValueError: more than one device, or no picture in ``paths``.
+        ValueError: more than one device, no ``paths`` and nothing to take in their place, or no picture in them.
         FileNotFoundError: a path does not exist.
     """
     if trainer.world_size > 1:
@@ -62,6 +63,8 @@ def predict(
     if not paths:
         if datamodule is None:
             raise ValueError("input: missing; give --input PATH..., or a recipe with data")
+        if not is_overridden("predict_dataloader", datamodule):
+            raise ValueError(f"input: missing; give --input PATH...: {type(datamodule).__name__} has none of its own")
         results = _flat(trainer.predict(module, datamodule=datamodule))
         outcome.rows = _write(run_dir, [], results)
         return outcome

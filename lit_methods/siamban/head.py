@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -156,7 +157,7 @@ class BANHead(nn.Module):
             distance: pixels, positive; about 1 without this call, as officially.
         """
         for box in self._boxes():
-            last = box.loc.head[-1]
+            last: Any = box.loc.head[-1]
             last.weight.zero_()
             last.bias.fill_(math.log(distance))
 

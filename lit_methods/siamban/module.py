@@ -23,7 +23,7 @@ from lit_methods.siamban.functional import (
     siamban_cls_loss,
     siamban_loc_loss,
 )
-from lit_methods.siamban.model import SiamBANNet, SearchGraph, TemplateGraph
+from lit_methods.siamban.model import SearchGraph, SiamBANNet, TemplateGraph
 from lit_methods.siamban.own_results import OwnResults
 from lit_methods.siamban.own_video import OwnVideo
 from lit_methods.siamban.runs import Track
@@ -56,8 +56,8 @@ class SiamBAN(OwnResults, OwnVideo, Described, LightningModule):
         weighted: whether the weights of the fusion are learnt, else it is a plain mean.
         template_size: side of the template, pixels.
         search_size: side of the search region, pixels.
-        first_distance: pixels from each point to the sides of its box that an untrained network says; ``None``: about 1,
-            as PyTorch's initialisation has it. A middling one, such as 32, shortens a training from nothing.
+        first_distance: pixels from each point to the sides of its box that an untrained network says; ``None``: about
+            1, as PyTorch's initialisation has it. A middling one, such as 32, shortens a training from nothing.
         label_shape: ``"ellipse"``, ``"rectangle"`` or ``"circle"``, of what is a target and what is background.
         loc_loss: ``"linear_iou"`` (1 - IoU), ``"iou"`` (its negative logarithm) or ``"giou"``.
         num_pos: points of the target that count, at most, for each search region.
@@ -242,9 +242,7 @@ class SiamBAN(OwnResults, OwnVideo, Described, LightningModule):
             {"params": list(getattr(self.model, name).parameters()), "lr": factor, "name": name}
             for name, factor in factors.items()
         ]
-        optimizer = SGD(
-            groups, lr=1.0, momentum=self.hparams["momentum"], weight_decay=self.hparams["weight_decay"]
-        )
+        optimizer = SGD(groups, lr=1.0, momentum=self.hparams["momentum"], weight_decay=self.hparams["weight_decay"])
         rates = self.rates()
         scheduler = LambdaLR(optimizer, lambda epoch: rates[min(epoch, len(rates) - 1)])
         return {"optimizer": optimizer, "lr_scheduler": scheduler}

@@ -144,7 +144,7 @@ def test_without_trouble_the_guard_changes_nothing(make_trainer, tmp_path):
 def test_a_loss_far_too_large_is_skipped_likewise(make_trainer, tmp_path, accumulated):
     kwargs = {"epochs": 1, "accumulate_grad_batches": accumulated}
     guard = NaNGuard("skip", max_loss=1e4)
-    with pytest.warns(UserWarning, match=r"samples 8, 9, 10 and 1 more\): loss 2000\d\.?\d*, above max_loss=10000; see"):
+    with pytest.warns(UserWarning, match=r"10 and 1 more\): loss 2000\d\.?\d*, above max_loss=10000; see"):
         guarded = fit(make_trainer, Poisoned("loss", (2,), value=2e4), guard, **kwargs)
     clean = fit(make_trainer, Poisoned("nothing", range(2, 2 + accumulated)), **kwargs)
     assert_equal_runs(guarded, clean)

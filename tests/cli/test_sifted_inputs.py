@@ -74,6 +74,15 @@ def test_what_it_refuses_ends_the_command(command, folder):
     assert "input='nowhere'" in answer.err[0]
 
 
+def test_without_paths_the_data_may_have_nothing_to_predict(command, folder):
+    data = ["--data", "TrackingBenchmarkDataModule", "--data.benchmark", "folder", "--data.root", "in"]
+    answer = command("predict", *COUNTING, *data)
+    assert answer.code == 2
+    assert answer.err == [
+        "error: input: missing; give --input PATH...: TrackingBenchmarkDataModule has none of its own"
+    ]
+
+
 def test_batches_are_closed_after_a_fault_too(command, folder):
     (folder.parent / "broken").mkdir()
     closed = Counting.closed
