@@ -137,6 +137,14 @@ def lasot_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tracking(tmp_path_factory.mktemp("tracking") / "lasot", train=4, test=2, frames=6, size=(60, 80))
 
 
+@pytest.fixture(scope="session")
+def crops_root(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Stored crops of two videos, as the official preparation of ImageNet VID and others leaves them."""
+    from tests.crop_data import write_crops
+
+    return write_crops(tmp_path_factory.mktemp("crops"))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _tiny_networks() -> None:
     from tests.tiny import register

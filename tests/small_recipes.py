@@ -1,5 +1,6 @@
 """What makes a packaged recipe small enough for a test; the fixtures are known everywhere through ``conftest.py``."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
@@ -98,7 +99,15 @@ def warm_weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int
 
 @pytest.fixture
 def overrides(
-    cifar10_root, imagenet_root, places365_root, market1501_root, duke_root, faces_root, lasot_root, warm_weights
+    cifar10_root,
+    imagenet_root,
+    places365_root,
+    market1501_root,
+    duke_root,
+    faces_root,
+    lasot_root,
+    crops_root,
+    warm_weights,
 ) -> Callable[[str], list[str]]:
     """What makes a recipe small enough for a test, without touching what it is about."""
 
@@ -120,6 +129,10 @@ def overrides(
             words += ["--data.root", str(market1501_root if "market1501" in recipe else faces_root)]
         elif recipe.startswith("siamban"):
             words += ["--data.root", str(lasot_root)]
+            if recipe == "siamban_full":
+                stored = {"root": crops_root, "frame_range": 3, "uses": 2}
+                extra = dict.fromkeys(config["data"]["init_args"]["extra_sets"], stored)
+                words += ["--data.extra_sets", json.dumps(extra), "--data.uses", "2"]
         arguments = config["model"]["init_args"]
         if "base_checkpoint" in arguments and "backbone" in arguments:
             words += ["--model.base_checkpoint", warm_weights(arguments["backbone"], 4 if "imagenet" in recipe else 10)]

@@ -73,6 +73,8 @@ class TrackingFigures:
             tracker: begins anew.
             batch: of sequences.
         """
+        if not batch["boxes"]:  # a process with fewer sequences than another
+            return []
         if not self.resets:
             first = torch.stack([boxes[0] for boxes in batch["boxes"]])
             return track_sequences(tracker, batch["frames"], first)

@@ -65,7 +65,7 @@ class SiamBAN(OwnResults, OwnVideo, Described, LightningModule):
         cls_weight: of the classification loss.
         loc_weight: of the regression loss.
         lr: learning rate after the warm-up.
-        warmup_epochs: in which the rate rises from ``warmup_lr`` to ``lr``.
+        warmup_epochs: in which the rate rises from ``warmup_lr`` to ``lr``; fewer where a run has no more than these.
         warmup_lr: of the first epoch.
         end_lr: of the last epoch.
         lr_scale_world: whether rates are multiplied by the number of processes: official training adds up gradients.
@@ -252,8 +252,8 @@ class SiamBAN(OwnResults, OwnVideo, Described, LightningModule):
         epochs = self.trainer.max_epochs
         if epochs is None or epochs < 1:
             raise ValueError("trainer.max_epochs: give the number of epochs: the learning rate falls over all of them")
-        names = ("warmup_epochs", "warmup_lr", "lr", "end_lr")
-        rates = learning_rates(epochs, *(self.hparams[name] for name in names))
+        warmup = min(self.hparams["warmup_epochs"], epochs - 1)  # a short run has an epoch at the full rate
+        rates = learning_rates(epochs, warmup, *(self.hparams[name] for name in ("warmup_lr", "lr", "end_lr")))
         return [rate * (self.trainer.world_size if self.hparams["lr_scale_world"] else 1) for rate in rates]
 
     # -- tracking -----------------------------------------------------------------------------------------------------

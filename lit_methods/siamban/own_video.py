@@ -163,6 +163,8 @@ class OwnVideo:
         elif self._out is not None:
             out = Path(self._out)
             film = out if out.suffix else out / f"{clip.name}{film_suffix()}"
+        if film is not None:
+            _spare_inputs(film, self._clips)
         return ClipRecord(clip.video, clip.done, None if folder is None else folder / f"{clip.name}.csv", film)
 
 
@@ -220,11 +222,17 @@ def _check_out(out: str | None, clips: Sequence[OwnClip]) -> None:
     if not path.suffix:
         if path.exists() and not path.is_dir():
             raise ValueError(f"out={out!r} is no folder: give .mp4, .gif or a folder for the films")
+        for clip in clips:
+            _spare_inputs(path / f"{clip.name}{film_suffix()}", clips)
         return
     if path.suffix.lower() not in (".mp4", ".gif"):
         raise ValueError(f"out={out!r} must end in .mp4 or .gif, be a folder for the films, or 'none'")
     if len(clips) > 1:
         raise ValueError(f"out={out!r} is one film, but there are {len(clips)} inputs: give a folder for their films")
     check_video_path(path)
-    if clips and path.resolve() == clips[0].video.path.resolve():
-        raise ValueError(f"out={out!r} is the input itself: give another file")
+    _spare_inputs(path, clips)
+
+
+def _spare_inputs(film: Path, clips: Sequence[OwnClip]) -> None:
+    if film.resolve() in [clip.video.path.resolve() for clip in clips]:
+        raise ValueError(f"out: the film {str(film)!r} is the input itself: give another file or folder")

@@ -173,7 +173,7 @@ def _readable(frame: Tensor | BadImageError) -> Tensor:
 def _of_size(frame: Tensor, shape: tuple[int, int], place: str | Tensor) -> Tensor:
     if frame.shape[1:] != shape:
         name = repr(place) if isinstance(place, str) else "a frame"
-        raise ValueError(
+        raise BadImageError(
             f"{name} is {frame.shape[2]} x {frame.shape[1]} pixels, the first frame of its sequence "
             f"{shape[1]} x {shape[0]}: the frames of a sequence must have one size"
         )

@@ -13,38 +13,13 @@ from datamodules.track_table import Canvas
 from datamodules.tracking_pairs import PairDataset, SequenceSource
 from datamodules.tracking_sequences import TrackingSequence
 from lit_methods.functional.pictures import BadImageError
-from lit_methods.functional.tracking_views import canonical_box
-
-BOXES = {
-    "train/a": {"00": {"000000": [10, 20, 50, 60], "000007": [10, 20, 30, 60], "000002": [5, 5, 25, 25]}},
-    "train/b": {"00": {"000000": [40, 30]}, "01": {"000000": [20.5, 30], "000001": [0, 30], "meta": [1, 2]}},
-    "train/empty": {"00": {"000000": [10, 10, 10, 20]}},
-}
-
-
-def write(root, boxes=BOXES, side=511):
-    """Crops in the colour of their video, with a brighter target."""
-    (root / "train.json").write_text(json.dumps(boxes))
-    for number, (video, tracks) in enumerate(boxes.items()):
-        for track, frames in tracks.items():
-            for frame, box in frames.items():
-                if not frame.isdigit():
-                    continue
-                wh = box if len(box) == 2 else [box[2] - box[0], box[3] - box[1]]
-                picture = np.full((side, side, 3), 30 * (number + 1), np.uint8)
-                if min(wh) > 0:
-                    x0, y0, x1, y1 = canonical_box(torch.tensor(wh, dtype=torch.float64)).round().int().tolist()
-                    picture[y0 : y1 + 1, x0 : x1 + 1] = 220
-                path = root / "crop511" / video / f"{frame}.{track}.x.jpg"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(picture).save(path, quality=95)
-    return str(root)
+from tests.crop_data import write_crops
 
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
     """A set of two usable videos. Do not change its files."""
-    return write(tmp_path_factory.mktemp("crops"))
+    return write_crops(tmp_path_factory.mktemp("crops"))
 
 
 def test_videos_tracks_and_frames_are_those_with_a_box(stored):
@@ -111,7 +86,7 @@ def test_what_is_missing_is_named(stored, tmp_path):
         CropSet(stored, 1, 1, annotation="val.json")
     with pytest.raises(FileNotFoundError, match=r"a crop that is not there: '.*crop271/train/a/000000.00.x.jpg'"):
         CropSet(stored, 1, 1, crops="crop271")
-    root = write(tmp_path)
+    root = write_crops(tmp_path)
     (tmp_path / "crop511/train/b/000000.01.x.jpg").unlink()
     with pytest.raises(FileNotFoundError, match=r"'.*crop511/train/b/000000.01.x.jpg'"):
         CropSet(root, 1, 1)
@@ -148,7 +123,7 @@ def test_options_out_of_range_are_refused(stored):
 
 
 def test_a_crop_of_another_size_or_no_picture_is_named(tmp_path):
-    crops = CropSet(write(tmp_path, side=255), 1, 1)
+    crops = CropSet(write_crops(tmp_path, side=255), 1, 1)
     with pytest.raises(BadImageError, match=r"000000.00.x.jpg' must be 511 x 511 pixels, got 255 x 255"):
         crops.cut(0, Canvas(), (0, 0, 10, 10), 11)
     (tmp_path / "crop511/train/a/000002.00.x.jpg").write_bytes(b"none")

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lit_methods.functional import video_writing
 from lit_methods.functional.frames import from_rgb, list_frames
 from lit_methods.functional.pictures import BadImageError
 from lit_methods.functional.video import open_video
@@ -44,11 +45,13 @@ def test_a_folder_is_read_in_natural_order(tmp_path):
 
 
 @pytest.mark.parametrize("inner", ["img", "color"])
-def test_frames_may_lie_in_the_folder_that_benchmarks_have(tmp_path, inner):
+def test_frames_may_lie_in_the_folder_that_benchmarks_have(tmp_path, inner, monkeypatch):
     folder_of(tmp_path / "car-1" / inner)
     video = open_video(tmp_path / "car-1")
     assert (video.name, len(video)) == ("car-1", len(COLOURS))
     assert Path(video.frame_name(0)).parent.name == inner
+    monkeypatch.chdir(tmp_path / "car-1" / inner)
+    assert open_video("..").name == "car-1"
 
 
 @pytest.mark.parametrize("name", ["clip", "clip.gif"])
@@ -224,6 +227,17 @@ def test_an_error_on_the_way_leaves_nothing(tmp_path, name):
 
     with pytest.raises(RuntimeError, match="no more"):
         write_video(tmp_path / name, broken())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_film_that_cannot_be_begun_leaves_nothing(tmp_path, monkeypatch):
+    def begin(path, fps, suffix):
+        path.write_bytes(b"a header")
+        raise OSError("no encoder")
+
+    monkeypatch.setitem(video_writing._SINKS, ".gif", begin)
+    with pytest.raises(OSError, match="no encoder"):
+        write_video(tmp_path / "out.gif", frames())
     assert list(tmp_path.iterdir()) == []
 
 

@@ -18,7 +18,7 @@ from lit_methods.functional.frames import from_rgb
 from lit_methods.functional.pictures import BadImageError
 from lit_methods.functional.video import open_video
 from lit_methods.functional.video_writing import write_video
-from lit_methods.siamban import clip_record
+from lit_methods.siamban import clip_record, own_video
 from lit_methods.siamban.clip_record import ClipRecord
 from lit_methods.siamban.clip_rows import ClipRow, read_clip_rows, write_clip_rows
 from lit_methods.siamban.own_clips import own_clips
@@ -365,6 +365,19 @@ def test_one_film_cannot_hold_two_videos_nor_replace_its_source(video):
         Follower().prepare_inputs([video, gif], box=[BOX, BOX], out="film.gif")
     with pytest.raises(ValueError, match="is the input itself"):
         Follower().prepare_inputs([gif], box=[BOX], out="./a.gif")
+
+
+def test_films_in_a_folder_do_not_replace_a_source(video, make_trainer, tmp_path, monkeypatch):
+    monkeypatch.setattr(own_video, "film_suffix", lambda: ".gif")
+    first, second = clip(Path("a.gif")), clip(Path("videos/a.gif"))
+    with pytest.raises(ValueError, match=r"film 'a\.gif' is the input itself"):
+        Follower().prepare_inputs([first], box=[BOX], out=".")
+    with pytest.raises(ValueError, match=r"film 'videos/a\.gif' is the input itself"):  # of the second, whose is a-2
+        Follower().prepare_inputs([first, second], box=[BOX, BOX], out="videos")
+    source, module = second.read_bytes(), Follower()
+    with pytest.raises(ValueError, match=r"videos/a\.gif' is the input itself"):  # where films go by default
+        make_trainer().predict(module, dataloaders=module.prepare_inputs([second], box=[BOX]))
+    assert second.read_bytes() == source
 
 
 HEADER = "file,frame,x,y,w,h,score\n"
