@@ -3,7 +3,6 @@
 import codecs
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from lit_methods.functional import frames
 from lit_methods.functional.suggestions import shorten
-from lit_methods.functional.text_lines import read_lines
+from lit_methods.functional.text_lines import quick_rows, read_lines
 
 
 def list_frames(folder: Path) -> tuple[str, ...]:
@@ -61,7 +60,7 @@ def read_rows(path: Path, widths: Sequence[int] = (4,)) -> NDArray[np.float64]:
         ...     read_rows(path).tolist()
         [[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0], [nan, nan, nan, nan]]
     """
-    quick = _quick_rows(path)
+    quick = quick_rows(path)
     if quick is not None and quick.shape[1] in widths:
         return quick
     lines = read_lines(path)
@@ -76,22 +75,6 @@ def read_rows(path: Path, widths: Sequence[int] = (4,)) -> NDArray[np.float64]:
             raise line.fault(f"expected {words} numbers with commas, tabs or blanks between them")
         rows.append(numbers)
     return np.array(rows, np.float64)
-
-
-def _quick_rows(path: Path) -> NDArray[np.float64] | None:
-    """The numbers of a file without a fault; ``None`` where one has to be looked for line by line.
-
-    Line by line takes several times as long, and LaSOT has 3.5 million lines.
-    """
-    try:
-        text = path.read_bytes().decode("ascii").rstrip()
-        if not text:
-            return None
-        rows = np.loadtxt(StringIO(text), delimiter="," if "," in text else None, comments=None, ndmin=2)
-    except ValueError:
-        return None
-    # an empty line is left out by NumPy: all boxes after it would belong to other frames
-    return rows if len(rows) == text.count("\n") + 1 and not np.isinf(rows).any() else None
 
 
 def read_flags(path: Path) -> NDArray[np.bool_]:

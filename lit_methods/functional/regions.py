@@ -43,3 +43,23 @@ def region_to_box(region: Tensor) -> Tensor:
     covered = extent.prod(-1)
     scale = torch.where(covered == 0, 1, sides.prod(-1) / covered).sqrt()
     return torch.cat([corners.mean(-2), extent * scale[..., None] + 1], -1)
+
+
+def rectangle_corners(boxes_xywh: Tensor) -> Tensor:
+    """Rectangles as polygons, their far corners at x + w and y + h.
+
+    Args:
+        boxes_xywh: ``(n, 4)`` x, y, w, h.
+
+    Returns:
+        ``(n, 8)`` x, y of four corners.
+
+    Source:
+        The VOT toolkit of the official code, for the boxes of a tracker.
+
+    Example:
+        >>> rectangle_corners(torch.tensor([[1.0, 2.0, 10.0, 20.0]])).tolist()
+        [[1.0, 2.0, 11.0, 2.0, 11.0, 22.0, 1.0, 22.0]]
+    """
+    x, y, w, h = boxes_xywh.unbind(1)
+    return torch.stack([x, y, x + w, y, x + w, y + h, x, y + h], 1)

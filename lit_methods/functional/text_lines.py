@@ -2,7 +2,11 @@
 
 import re
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 _WHOLE = re.compile(r"[0-9]{1,18}")
 _SEPARATORS = re.compile(r"\s*,\s*|\s+")
@@ -70,6 +74,39 @@ class TextLine:
         if not _WHOLE.fullmatch(text) or int(text) < least:
             raise self.fault(f"{what} must be a whole number from {least} up, got {text!r}")
         return int(text)
+
+
+def quick_rows(path: Path) -> NDArray[np.float64] | None:
+    """The numbers of a file without a fault, quickly.
+
+    Line by line takes several times as long, and LaSOT has 3.5 million lines.
+
+    Args:
+        path: ASCII, with commas, tabs or blanks between the numbers of a line.
+
+    Returns:
+        ``(n, k)``, NaN where a line says so; ``None`` where a fault has to be looked for line by line.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "boxes.txt")
+        ...     _ = path.write_text("1,2\\n3,4\\n")
+        ...     quick_rows(path).tolist()
+        [[1.0, 2.0], [3.0, 4.0]]
+    """
+    try:
+        text = path.read_bytes().decode("ascii").rstrip()
+        if not text:
+            return None
+        rows = np.loadtxt(StringIO(text), delimiter="," if "," in text else None, comments=None, ndmin=2)
+    except ValueError:
+        return None
+    # an empty line is left out by NumPy: all rows after it would belong to other frames
+    return rows if len(rows) == text.count("\n") + 1 and not np.isinf(rows).any() else None
 
 
 def read_lines(path: Path) -> list[TextLine]:

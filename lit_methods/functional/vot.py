@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from lit_methods.functional.polygon_overlap import vot_overlap
+from lit_methods.functional.regions import rectangle_corners
 
 SKIPPED, INIT, FAILURE, TRACKED = 0, 1, 2, 9
 RESTART = 5  # frames from a failure to the next start
@@ -58,7 +59,7 @@ def vot_overlaps(
     counts[young[young < len(state)]] = False
     frames = counts.nonzero().squeeze(1)
     overlaps = torch.full((len(state),), torch.nan, dtype=torch.float64, device=preds.device)
-    overlaps[frames] = vot_overlap(_corners(preds[frames].double()), polygons.to(preds.device)[frames], bounds)
+    overlaps[frames] = vot_overlap(rectangle_corners(preds[frames].double()), polygons.to(preds.device)[frames], bounds)
     return overlaps
 
 
@@ -231,9 +232,3 @@ def check_run(preds_xywh: Tensor, state: Tensor, polygons: Tensor) -> None:
             f"preds_xywh has NaN or infinity in {int(faulty.sum())} tracked frames, first in frame "
             f"{int(faulty.nonzero()[0])} (from 0); a tracker gives four finite numbers wherever state is 9"
         )
-
-
-def _corners(boxes: Tensor) -> Tensor:
-    """Rectangles (n, 4) x, y, w, h as polygons (n, 8)."""
-    x, y, w, h = boxes.unbind(1)
-    return torch.stack([x, y, x + w, y, x + w, y + h, x, y + h], 1)

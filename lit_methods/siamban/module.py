@@ -239,12 +239,14 @@ class SiamBAN(OwnResults, OwnVideo, Described, LightningModule):
         """
         factors = {"backbone": self.backbone_lr_factor, "neck": 1.0, "head": 1.0}
         groups = [
-            {"params": list(getattr(self.model, name).parameters()), "lr": factor, "name": name}
+            {"params": list(getattr(self.model, name).parameters()), "lr": factor * self.hparams["lr"], "name": name}
             for name, factor in factors.items()
         ]
-        optimizer = SGD(groups, lr=1.0, momentum=self.hparams["momentum"], weight_decay=self.hparams["weight_decay"])
-        rates = self.rates()
-        scheduler = LambdaLR(optimizer, lambda epoch: rates[min(epoch, len(rates) - 1)])
+        optimizer = SGD(
+            groups, lr=self.hparams["lr"], momentum=self.hparams["momentum"], weight_decay=self.hparams["weight_decay"]
+        )
+        shares = [rate / self.hparams["lr"] for rate in self.rates()]
+        scheduler = LambdaLR(optimizer, lambda epoch: shares[min(epoch, len(shares) - 1)])
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def rates(self) -> list[float]:

@@ -6,9 +6,7 @@ such a box, or a code: 1 where the tracker was started, 2 where it failed, 0 whe
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +15,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lit_methods.functional.suggestions import shorten
-from lit_methods.functional.text_lines import read_lines
+from lit_methods.functional.text_lines import quick_rows, read_lines
 from lit_methods.functional.vot import FAILURE, INIT, SKIPPED, TRACKED
 
-_SEPARATORS = re.compile(r"\s*,\s*|\s+")
 _CODES = (SKIPPED, INIT, FAILURE)
 _RUN = "_001"  # of several on the same video, which differ where a tracker is not deterministic
 
@@ -82,11 +79,12 @@ def read_boxes(path: Path) -> Tensor:
         ...     read_boxes(Path(folder, "a.txt")).tolist()
         [[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.5]]
     """
-    if (quick := _quick_rows(path)) is not None:
+    quick = quick_rows(path)
+    if quick is not None and quick.shape[1] == 4 and np.isfinite(quick).all():
         return torch.from_numpy(quick)
     rows = []
     for line in read_lines(path):
-        row = _numbers(line.text)
+        row = line.numbers()
         if len(row) != 4 or not np.isfinite(row).all():
             raise line.fault("expected a box x,y,w,h of four finite numbers, which a tracker gives for every frame")
         rows.append(row)
@@ -136,7 +134,7 @@ def read_vot_run(path: Path) -> tuple[Tensor, Tensor]:
     rows: list[list[float]] = []
     codes: list[int] = []
     for line in read_lines(path):
-        row = _numbers(line.text)
+        row = line.numbers()
         if len(row) == 1 and row[0] in _CODES:
             codes.append(int(row[0]))
             row = [float("nan")] * 4
@@ -273,28 +271,6 @@ def _within(folder: Path, names: list[str], resets: bool) -> dict[str, Path]:
         if there := next((place for place in places if place.is_file()), None):
             found[name] = there
     return found
-
-
-def _quick_rows(path: Path) -> np.ndarray | None:
-    """The boxes of a file without a fault; ``None`` where one has to be looked for, line by line and slowly."""
-    try:
-        text = path.read_bytes().decode("ascii").rstrip()
-        if not text:
-            return None
-        rows = np.loadtxt(StringIO(text), delimiter="," if "," in text else None, comments=None, ndmin=2)
-    except ValueError:
-        return None
-    # NumPy leaves out empty lines: all boxes after one would belong to other frames
-    sound = rows.shape == (text.count("\n") + 1, 4) and np.isfinite(rows).all()
-    return rows if sound else None
-
-
-def _numbers(text: str) -> list[float]:
-    """The numbers of a line; none where something else is among them."""
-    try:
-        return [float(part) for part in _SEPARATORS.split(text.strip().rstrip(", \t"))]
-    except ValueError:
-        return []
 
 
 def _filled(rows: list[list[float]], path: Path) -> list[list[float]]:

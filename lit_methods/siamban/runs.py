@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lit_methods.functional.pictures import BadImageError
 from lit_methods.functional.polygon_overlap import vot_overlap
-from lit_methods.functional.regions import region_to_box
+from lit_methods.functional.regions import rectangle_corners, region_to_box
 from lit_methods.functional.vot import FAILURE, INIT, RESTART, SKIPPED, TRACKED
 from lit_methods.siamban.frame_queue import FrameQueue
 from lit_methods.siamban.tracker import SiamBANTracker, TrackerState
@@ -155,7 +155,7 @@ def track_with_resets(tracker: SiamBANTracker, frames: Frames, polygons: Tensor,
             else:
                 box, score = tracker.track(frame)
                 rows[index] = torch.cat([box, score[None]]).cpu()  # VOT decides on the host what comes next
-                overlap = vot_overlap(_corners(rows[index, None, :4]), polygons[index, None], shape[::-1])
+                overlap = vot_overlap(rectangle_corners(rows[index, None, :4]), polygons[index, None], shape[::-1])
                 state[index] = FAILURE if float(overlap) == 0 else TRACKED  # NaN: where the target is nobody knows
             if state[index] == FAILURE:
                 start = index + RESTART
@@ -205,11 +205,6 @@ def _held(before: TrackerState, after: TrackerState, rows: list[int]) -> Tracker
     centre, size = after.centre.clone(), after.size.clone()
     centre[rows], size[rows] = before.centre[rows], before.size[rows]
     return replace(after, centre=centre, size=size)
-
-
-def _corners(boxes: Tensor) -> Tensor:
-    x, y, w, h = boxes.unbind(1)
-    return torch.stack([x, y, x + w, y, x + w, y + h, x, y + h], 1)
 
 
 def _track(rows: Tensor, shape: tuple[int, int]) -> Track:

@@ -261,9 +261,10 @@ class SiamBANTracker:
             return evaluating(self.net)
         return nullcontext()
 
-    @staticmethod
-    def _laid_out(crops: Tensor) -> Tensor:
-        """As convolutions are fastest: measured on a CPU, channels last took a tenth longer at paper size."""
+    def _laid_out(self, crops: Tensor) -> Tensor:
+        """In the network's type, and as convolutions are fastest: on a CPU channels last was no quicker."""
+        if isinstance(self.net, nn.Module) and (first := next(self.net.parameters(), None)) is not None:
+            crops = crops.to(first.dtype)
         return crops if crops.device.type == "cpu" else crops.contiguous(memory_format=torch.channels_last)
 
     @staticmethod
