@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +104,10 @@ def run(command: str) -> None:
     words = shlex.split(command)
     entry = words[2].removeprefix("lit_methods.")
     recipe = words[3] if len(words) > 3 else ""
-    small = [] if ASKS & set(words) else [*QUICK[entry], *small_words(recipe), *TINY.get((entry, recipe), [])]
+    smaller = list(zip(*[iter(small_words(recipe))] * 2, strict=True))
+    if "--data" in words:  # of another class than the recipe's
+        smaller = [pair for pair in smaller if not pair[0].startswith("--data.")]
+    small = [] if ASKS & set(words) else [*QUICK[entry], *chain(*smaller), *TINY.get((entry, recipe), [])]
     assert main(entry, [*words[3:], *small]) == 0, command
 
 

@@ -228,6 +228,7 @@ def test_workers_change_nothing(whole, lasot_root, step, tmp_path):
     equal_runs(resumed(whole, tmp_path, step, words(lasot_root, data__num_workers=2)), whole / "run")
 
 
+@pytest.mark.slow
 def test_a_signal_in_the_middle_of_an_epoch(whole, lasot_root, tmp_path, capsys, monkeypatch):
     run, real, calls, at = tmp_path / "run", SiamBAN.training_step, [0], STEPS + 2
 
