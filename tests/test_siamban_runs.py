@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from lightning.pytorch import Callback
 from PIL import Image
 from torch.testing import assert_close
@@ -25,7 +26,7 @@ from lit_methods.siamban.runs import track_sequences
 from tests.left_behind import bit_equal, last_checkpoint, metrics, read_rows, read_summary, timeless, weights
 from tests.own_process import run_entry
 from tests.signals import send_now
-from tests.small_recipes import without_figures
+from tests.small_recipes import RECIPES, without_figures
 from tests.two_processes import Run, assert_equal_ranks, run as processes_run
 from tests.wandb_record import read_record
 
@@ -492,12 +493,16 @@ def test_vot_is_tested_with_resets(fitted, vot_root, tmp_path):
 
 @pytest.mark.slow
 def test_a_loss_that_is_far_too_large_is_no_step(lasot_root, tmp_path):
-    """Nothing moves: the guard stands in the recipe, and only its limit is changed."""
+    """Nothing moves."""
     given = ["siamban_lasot", *words(lasot_root, model__depth=18)[1:], *CPU, "--run_dir", str(tmp_path / "run")]
     place = given.index("--data.demo")
     del given[place : place + 2]
-    guard = ["--trainer.callbacks+=callbacks.NaNGuard", "--trainer.callbacks.action", "skip"]
-    guard += ["--trainer.callbacks.max_loss", "1e-9", "--trainer.callbacks.max_skips", "100"]
+    recipe = yaml.safe_load(RECIPES["siamban_lasot"].read_text("utf-8"))
+    (options,) = [c["init_args"] for c in recipe["trainer"]["callbacks"] if c["class_path"] == "callbacks.NaNGuard"]
+    guard = [
+        "--trainer.callbacks",
+        json.dumps([{"class_path": "NaNGuard", "init_args": {**options, "max_loss": 1e-9}}]),
+    ]
     with without_figures(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert main("fit", [*given, *guard, "--trainer.max_epochs", "1"]) == 0
