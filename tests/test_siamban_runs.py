@@ -206,15 +206,14 @@ def resumed(whole: Path, folder: Path, step: int, words: list[str]) -> Path:
     return run
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "step",
     [
-        pytest.param(2, id="while the backbone rests"),
-        pytest.param(STEPS, id="in the last batch before it learns"),
+        pytest.param(2, id="while the backbone rests", marks=pytest.mark.slow),
+        pytest.param(STEPS, id="in the last batch before it learns", marks=pytest.mark.slow),
         pytest.param(STEPS + 1, id="after the first batch with it"),
-        pytest.param(2 * STEPS, id="in the last batch of an epoch"),
-        pytest.param(3 * STEPS - 1, id="before the last batch of all"),
+        pytest.param(2 * STEPS, id="in the last batch of an epoch", marks=pytest.mark.slow),
+        pytest.param(3 * STEPS - 1, id="before the last batch of all", marks=pytest.mark.slow),
     ],
 )
 def test_resume_is_bit_equal(whole, lasot_root, step, tmp_path):
