@@ -32,10 +32,11 @@ class ExportGraph:
     """One traceable graph of a method.
 
     Args:
-        module: takes ``inputs`` positionally and gives a tensor or a tuple of them; pictures are RGB in [0, 1].
+        module: takes ``inputs`` positionally and gives a tensor or a tuple of them.
         inputs: example inputs; those that share a dynamic batch have two entries or more.
         dynamic_shapes: per input, under its name in ``module.forward`` and in that order, axis -> ``torch.export.Dim``.
         outputs: names of what it gives, in order.
+        pictures: what its pictures are, for whoever has the file alone.
 
     Example:
         >>> import torch
@@ -48,6 +49,7 @@ class ExportGraph:
     inputs: tuple[Tensor, ...]
     dynamic_shapes: dict[str, Any] = field(default_factory=dict)
     outputs: tuple[str, ...] = ("output",)
+    pictures: str = "RGB in [0, 1]"
 
 
 @runtime_checkable

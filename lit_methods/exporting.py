@@ -132,7 +132,7 @@ def _describe(module: LightningModule, graph: ExportGraph) -> dict[str, str]:
     for name, example in zip(names, graph.inputs, strict=True):
         axes = graph.dynamic_shapes.get(name) or {}
         sizes = ", ".join(axes[i].__name__ if i in axes else str(n) for i, n in enumerate(example.shape))
-        kind = ", RGB in [0, 1]" if example.is_floating_point() and example.ndim == 4 else ""
+        kind = f", {graph.pictures}" if example.is_floating_point() and example.ndim == 4 else ""
         inputs.append(f"{name} ({sizes}){kind}")
     facts = {"class": f"{type(module).__module__}.{type(module).__qualname__}", "inputs": "; ".join(inputs)}
     if classes := module.hparams.get("class_names"):

@@ -323,12 +323,11 @@ class SiamBAN(OwnResults, OwnVideo, Described, LightningModule):
         first = TemplateGraph(self.model)
         with evaluating(self):
             kernels = first(template)
-        batch = {0: torch.export.Dim("batch")}
+        batch, crops = {0: torch.export.Dim("batch")}, "BGR, 0 to 255"
+        axes = {"search": batch, "kernels": batch}
         return {
-            "template": ExportGraph(first, (template,), {"template": batch}, ("kernels",)),
-            "search": ExportGraph(
-                SearchGraph(self.model), (search, kernels), {"search": batch, "kernels": batch}, ("cls", "loc")
-            ),
+            "template": ExportGraph(first, (template,), {"template": batch}, ("kernels",), crops),
+            "search": ExportGraph(SearchGraph(self.model), (search, kernels), axes, ("cls", "loc"), crops),
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
