@@ -299,15 +299,10 @@ def penalize(
     size = at_least_float32(boxes[..., 2:] - boxes[..., :2])
     before = at_least_float32(prev_wh)[:, None]
     shape_change = _change((before[..., 0] / before[..., 1]) / (size[..., 0] / size[..., 1]))
-    penalty = (-k * (shape_change * _change(_context(size) / _context(before)) - 1)).exp()
+    penalty = (-k * (shape_change * _change(context_size(size) / context_size(before)) - 1)).exp()
     penalty = torch.where((size > 0).all(-1), penalty, 0)
     punished = penalty * at_least_float32(score)
     return punished * (1 - influence) + window.to(punished.dtype) * influence, penalty
-
-
-def _context(size: Tensor) -> Tensor:
-    """Side of the square with half of the target's mean side around it on each side."""
-    return (size + size.mean(-1, keepdim=True)).prod(-1).sqrt()
 
 
 def _change(ratio: Tensor) -> Tensor:

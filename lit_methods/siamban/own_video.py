@@ -54,7 +54,7 @@ class OwnVideo:
             )
 
     def tracker(self) -> SiamBANTracker:
-        """A tracker with the module's network and constants."""
+        """A tracker with the network and the constants of the class that takes this mixin."""
         raise NotImplementedError
 
     def sift_inputs(

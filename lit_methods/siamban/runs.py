@@ -77,8 +77,9 @@ def track_sequences(
         starts = start_box(boxes.detach().cpu().double())
         tracker.init(last, starts)
         assert tracker.state is not None
-        shapes, device = list(tracker.state.shapes), tracker.state.centre
-        found = [[row] for row in torch.cat([starts, torch.ones(len(starts), 1)], 1).to(device)]  # x, y, w, h, score
+        shapes = list(tracker.state.shapes)
+        first = torch.cat([starts, torch.ones(len(starts), 1)], 1).to(tracker.state.centre)  # its type and device
+        found = [[row] for row in first]  # x, y, w, h, score
         running = list(range(len(frames)))
         for index in range(1, max(map(len, frames))):
             still = [number for number in running if index < len(frames[number])]
