@@ -1,0 +1,1 @@
+"""ASFD: automatic and scalable face detector (arXiv 2003.11228)."""
