@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,6 +19,8 @@ from lit_methods.bpe_mip.recipe_check import check_size, warn_of_differences
 from lit_methods.bpe_mip.search_space import Genotype, Recipe, named_recipe
 from lit_methods.bpe_mip.trial import CLIP, MOMENTUM, WEIGHT_DECAY
 from lit_methods.classification import ImageClassifier, check_rgb
+from lit_methods.functional.precision import refuse_half_steps
+from lit_methods.functional.processes import average
 
 LOWEST_LR = 1e-3  # of the weights
 BETAS = (0.5, 0.999)  # of the architecture weights' Adam
@@ -133,7 +134,7 @@ class DARTSSearch(ImageClassifier):
             return
         if not getattr(data, "split_halves", True):
             raise ValueError(f"{type(data).__name__} gives one batch at a time, {_CURE}")
-        _check_precision(str(self.trainer.precision))
+        refuse_half_steps(str(self.trainer.precision), type(self).__name__)
         warn_of_differences(self.recipe, self.trainer, data)
 
     # -- search -------------------------------------------------------------------------------------------------------
@@ -190,7 +191,7 @@ class DARTSSearch(ImageClassifier):
                     optimizer=optimizers[0].optimizer,
                     xi=lr,
                     unrolled=unrolled,
-                    reduce=(lambda grads: self._averaged(grads, next(left))) if self.trainer.world_size > 1 else None,
+                    reduce=(lambda grads: average(grads, next(left))) if self.trainer.world_size > 1 else None,
                 )
         finally:
             watch.remove()
@@ -206,13 +207,13 @@ class DARTSSearch(ImageClassifier):
         loss = self.loss(self(batch["image"]), batch)
         weights = self.model.weight_parameters()
         gradients = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
-        for weight, gradient in zip(weights, self._averaged(gradients, share), strict=True):
+        for weight, gradient in zip(weights, average(gradients, share), strict=True):
             weight.grad = gradient
         clip_grad_norm_(weights, CLIP)
         optimizer.step()
         optimizer.zero_grad()
         statistics = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
-        for buffer, value in zip(statistics, self._averaged(statistics, share), strict=True):
+        for buffer, value in zip(statistics, average(statistics, share), strict=True):
             buffer.copy_(value)
         return loss.detach()
 
@@ -234,17 +235,8 @@ class DARTSSearch(ImageClassifier):
             mean = [float(length) for length in lengths]
         if not all(mean):
             return None
-        first, second = (length / average for length, average in zip(lengths, mean, strict=True))
+        first, second = (length / usual for length, usual in zip(lengths, mean, strict=True))
         return first, second
-
-    def _averaged(self, tensors: Sequence[Tensor], share: float) -> list[Tensor]:
-        """Means over the processes, all of them in one exchange."""
-        if self.trainer.world_size == 1 or not tensors:
-            return list(tensors)
-        reduce = partial(self.trainer.strategy.reduce, reduce_op="mean")
-        whole: Tensor = reduce(torch.cat([tensor.flatten() for tensor in tensors]) * share)
-        parts = whole.split([tensor.numel() for tensor in tensors])
-        return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
     # -- what was found -----------------------------------------------------------------------------------------------
 
@@ -288,21 +280,3 @@ def _stand_in(batch: Batch) -> Batch:
         return batch
     image, label = batch["image"], batch["label"]
     return {"image": image.new_zeros(2, *image.shape[1:]), "label": label.new_zeros(2)}
-
-
-def _check_precision(precision: str) -> None:
-    """Refuse what the search does not survive.
-
-    Args:
-        precision: of the Trainer.
-
-    Raises:
-        ValueError: names it.
-
-    Example:
-        >>> _check_precision("bf16-mixed")
-    """
-    if precision == "16-mixed":
-        raise ValueError("precision=16-mixed scales the loss, of which DARTSSearch knows nothing; take bf16-mixed")
-    if precision in ("16-true", "bf16-true"):
-        raise ValueError(f"precision={precision} loses the small steps of the search; take bf16-mixed")

@@ -1,5 +1,6 @@
 """What the processes of a run tell each other; a run of one process is a company of one."""
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
@@ -56,3 +57,25 @@ def gather_rows(mine: Tensor) -> Tensor:
     from torch.distributed.nn.functional import all_gather  # where torch has no distributed, it cannot be imported
 
     return torch.cat(all_gather(mine.contiguous()))
+
+
+def average(tensors: Sequence[Tensor], share: float = 1.0) -> list[Tensor]:
+    """Means over the processes, all tensors in one exchange; every process gets the same bits.
+
+    For steps that are made without a loop of backward passes, such as those of an architecture search, whose gradients
+    DDP does not see.
+
+    Args:
+        tensors: of the same shapes on all processes, which all have to call.
+        share: this process's weight; 1 in a plain mean.
+
+    Example:
+        >>> average([torch.ones(2)])
+        [tensor([1., 1.])]
+    """
+    if not tensors or not in_company() or dist.get_world_size() == 1:
+        return list(tensors)
+    whole = torch.cat([tensor.flatten() for tensor in tensors]) * share
+    dist.all_reduce(whole)
+    parts = (whole / dist.get_world_size()).split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
