@@ -13,7 +13,11 @@ key                    value
                        with ``style`` (B,) int64, the camera to translate to or -1, and ``erased`` (B, 4) int64, y0,
                        x0, y1, x1 in pixels, all 0 for none; with ``lr_query``, in evaluations, ``low`` (B,) bool, a
                        query that was down-sampled
-``boxes``              list of (n_i, 4) float32, xyxy in pixels: WIDER FACE
+``boxes``              list of (n_i, 4) float32, xyxy in pixels: WIDER FACE; in its evaluations ``image`` is a list of
+                       (3, H, W), beside ``attributes``, list of (n_i, 6) int64, ``name``, list of str, ``index``, and
+                       where levels are known ``keep_easy``, ``keep_medium``, ``keep_hard``, lists of (n_i,) bool
+``ellipses``           list of (n_i, 5) float64, major radius, minor radius, angle in radians, x and y of the centre:
+                       FDDB, with ``image``, list of (3, H, W), ``name``, list of str, and ``index``
 ``tokens``             (B, L) int64: RefCOCO, with ``box`` (B, 4) and ``mask`` (B, 1, H, W)
 ``template``           (B, 3, s, s), with ``search`` (B, 3, s, s), both float32 BGR, 0 to 255, ``box`` (B, 4) in search
                        pixels and ``negative`` (B,) bool, two different objects: LaSOT training
@@ -31,11 +35,11 @@ is left to validate or test on gets one batch of length 0, so that it takes part
 does one that has finished the classes that ``per_class_batch`` gave it to train on.
 
 ``CIFARDataModule``, ``ImageNetDataModule`` and ``Places365DataModule`` give ``image``, ``label`` and ``index``. With
-``split_halves`` a training batch of ``CIFARDataModule`` is two such batches, ``{"weights": batch, "alphas": batch}``;
-one of ``TrialDataModule`` is a job, ``{"jobs": [job]}``; one of ``FaceFolderDataModule``, or of
-``Market1501DataModule`` with ``train_on="branches"``, is a batch for each branch of its training set,
-``{"easy": batch, "hard": batch}``, with ``image``, ``label`` and ``pair``. ``FaceFolderDataModule`` has a loader for
-each evaluation set, where ``index`` is the position in the file of the set.
+``split_halves`` a training batch of ``CIFARDataModule`` or ``WIDERFaceDataModule`` is two such batches,
+``{"weights": batch, "alphas": batch}``; one of ``TrialDataModule`` is a job, ``{"jobs": [job]}``; one of
+``FaceFolderDataModule``, or of ``Market1501DataModule`` with ``train_on="branches"``, is a batch for each branch of its
+training set, ``{"easy": batch, "hard": batch}``, with ``image``, ``label`` and ``pair``. ``FaceFolderDataModule`` has a
+loader for each evaluation set, where ``index`` is the position in the file of the set.
 
 The names below are imported when they are first used.
 """
@@ -47,6 +51,7 @@ from lit_methods.functional.lazy import lazy_names
 if TYPE_CHECKING:
     from datamodules.cifar import CIFARDataModule as CIFARDataModule
     from datamodules.face_folder import FaceFolderDataModule as FaceFolderDataModule
+    from datamodules.fddb import FDDBDataModule as FDDBDataModule
     from datamodules.imagenet import ImageNetDataModule as ImageNetDataModule
     from datamodules.lasot import LaSOTDataModule as LaSOTDataModule
     from datamodules.market1501 import (
@@ -56,5 +61,6 @@ if TYPE_CHECKING:
     from datamodules.places365 import Places365DataModule as Places365DataModule
     from datamodules.tracking_benchmark import TrackingBenchmarkDataModule as TrackingBenchmarkDataModule
     from datamodules.trials import TrialDataModule as TrialDataModule
+    from datamodules.wider_face import WIDERFaceDataModule as WIDERFaceDataModule
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, __file__)
