@@ -8,6 +8,8 @@ from lit_methods.metrics.attack import (
     MedianQueries,
     SuccessAUC,
 )
+from lit_methods.metrics.face_detection import WIDERFaceAP
+from lit_methods.metrics.fddb import FDDBScore
 from lit_methods.metrics.pruning import RankScore
 from lit_methods.metrics.reid import ReIDRanking
 from lit_methods.metrics.tracking import OPENormPrecision, OPEPrecision, OPESuccess, VOTReset
@@ -15,6 +17,7 @@ from lit_methods.metrics.verification import PairVerificationAccuracy, Rank1Iden
 
 __all__ = [
     "AttackSuccessRate",
+    "FDDBScore",
     "ImageCount",
     "MeanDistance",
     "MeanQueries",
@@ -29,4 +32,5 @@ __all__ = [
     "SuccessAUC",
     "TARAtFAR",
     "VOTReset",
+    "WIDERFaceAP",
 ]
