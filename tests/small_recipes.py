@@ -64,6 +64,10 @@ FIGURES = [
     "similarity_histogram_logger.similarity_figure",
     "tracking_results.ope_figure",
     "tracking_results.expected_overlap_figure",
+    "detection_results.precision_recall_figure",
+    "detection_results.false_positive_figure",
+    "auto_fem_search.auto_fem_figure",
+    "auto_fem_search.edge_weights_figure",
 ]
 
 
@@ -107,6 +111,7 @@ def overrides(
     faces_root,
     lasot_root,
     crops_root,
+    wider_root,
     warm_weights,
 ) -> Callable[[str], list[str]]:
     """What makes a recipe small enough for a test, without touching what it is about."""
@@ -133,6 +138,8 @@ def overrides(
                 stored = {"root": crops_root, "frame_range": 3, "uses": 2}
                 extra = dict.fromkeys(config["data"]["init_args"]["extra_sets"], stored)
                 words += ["--data.extra_sets", json.dumps(extra), "--data.uses", "2"]
+        elif recipe.startswith("asfd"):
+            words += ["--data.root", str(wider_root)]
         arguments = config["model"]["init_args"]
         if "base_checkpoint" in arguments and "backbone" in arguments:
             words += ["--model.base_checkpoint", warm_weights(arguments["backbone"], 4 if "imagenet" in recipe else 10)]

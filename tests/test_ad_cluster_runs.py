@@ -249,6 +249,7 @@ def test_a_training_before_is_tested_and_resumed(kind, figure, request, tmp_path
     assert timeless(read_summary(run)) == timeless(read_summary(whole))
 
 
+@pytest.mark.slow  # test_docs.py runs this chain by its recipes
 @pytest.mark.usefixtures("no_figures")
 def test_the_adaptation_takes_both(words, source, gan, tmp_path):
     """The chain: a trained encoder, a trained generator, no source any more."""
@@ -323,6 +324,7 @@ def test_a_folder_of_the_other_data_set_is_one_line(words, market1501_root, duke
     assert str(duke_root) in line
 
 
+@pytest.mark.slow
 def test_a_generator_of_other_cameras_is_one_line(words, market1501_root, gan, tmp_path, capsys):
     fewer = tmp_path / "fewer"
     shutil.copytree(market1501_root, fewer)
@@ -471,7 +473,7 @@ STEPS = GENERATOR["pretrain_steps"] + 2 * GENERATOR["gan_steps"]  # of the gener
         pytest.param(in_features, 2, id="in the first features", marks=pytest.mark.slow),
         pytest.param(in_transfer, 2, id="in the direct transfer", marks=pytest.mark.slow),
         pytest.param(in_steps, 2, id="in the first steps of the generator", marks=pytest.mark.slow),
-        pytest.param(in_steps, 7, id="in the steps against the first clusters"),
+        pytest.param(in_steps, 7, id="in the steps against the first clusters", marks=pytest.mark.slow),
         pytest.param(in_features, 6, id="in the second features", marks=pytest.mark.slow),
         pytest.param(in_steps, 10, id="in the steps against the second clusters", marks=pytest.mark.slow),
     ],
@@ -638,6 +640,7 @@ def test_a_new_generator_does_not_depend_on_the_number_of_processes(of_the_gener
     assert bit_equal(first["translation"], one["translation"])
 
 
+@pytest.mark.slow
 def test_processes_agree_that_nothing_is_found(words, trained, tmp_path, no_figures):
     model = {"base_checkpoint": trained, "source_epochs": 0}
     none = words({"PseudoLabelClustering": {"min_samples": 1000, "every_n_epochs": 1}}, model, p=2, batch_size=8)

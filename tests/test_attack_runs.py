@@ -55,19 +55,18 @@ def notes(tmp_path, monkeypatch):
     return taken
 
 
+def fit(folder: Path, *more: str) -> Path:
+    """A run that trains its victim and attacks it."""
+    words = ["--model.model", "tiny", *SMALL, "--trainer.max_epochs", 3, "--model.lr", 0.3]
+    words += ["--data.num_test_images", 12, "--model.milestones", "[2]", "--trainer.num_sanity_val_steps", 0]
+    words += ["--data.batch_size", 32, "--run_dir", folder, *more]
+    assert main("fit", ["ppba", *ONE, *map(str, words)]) == 0
+    return folder
+
+
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory) -> Path:
-    """A run that trains its victim and attacks it, with W&B."""
-    folder = tmp_path_factory.mktemp("fitted")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WANDB_MODE", "offline")
-        words = ["--model.model", "tiny", *SMALL, "--trainer.max_epochs", 3, "--model.lr", 0.3, "--logger", "wandb"]
-        words += ["--data.num_test_images", 12, "--model.milestones", "[2]", "--trainer.num_sanity_val_steps", 0]
-        assert (
-            main("fit", ["ppba", *ONE, *map(str, words), "--data.batch_size", "32", "--run_dir", str(folder / "r")])
-            == 0
-        )
-    return folder / "r"
+    return fit(tmp_path_factory.mktemp("fitted") / "r")
 
 
 # -- what a run leaves ------------------------------------------------------------------------------------------------
@@ -103,7 +102,10 @@ def test_a_fit_trains_attacks_and_shows(fitted):
         assert film.n_frames > 1
 
 
-def test_wandb_holds_what_the_disk_holds(fitted):
+@pytest.mark.slow
+def test_wandb_holds_what_the_disk_holds(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    fitted = fit(tmp_path / "r", "--logger", "wandb")
     record = read_record(fitted)
     kinds = {key: {file.suffix for file in files} for key, files in record.media.items() if key.startswith("attack/")}
     assert kinds == {
@@ -214,6 +216,7 @@ def test_a_killed_test_goes_on_and_asks_nothing_twice(noting, whole, notes, monk
     assert_same_run(tmp_path / "run", folder)
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_batch_between_two_iterations(noting, whole, notes, monkeypatch, tmp_path):
     folder, asked = whole
     monkeypatch.setenv(SIGNAL, f"SIGTERM {len(asked) // 4}")
@@ -287,6 +290,7 @@ def test_two_processes_equal_one(weights, one, tmp_path):
     assert_same_lines(one.path, many.path)
 
 
+@pytest.mark.slow
 def test_a_process_without_an_image(weights, tmp_path):
     words = [*weights, *EXACT, "--data.num_test_images", 2]
     words += ["--trainer.callbacks", "callbacks.AttackLogger"]

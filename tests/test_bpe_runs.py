@@ -237,8 +237,9 @@ def test_resume_is_bit_equal_and_trains_nothing_twice(wholes, kind, step, tmp_pa
     equal_runs(run, whole / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_figures")
-@pytest.mark.parametrize(("kind", "call"), [("mip", 6), pytest.param("search", 4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("kind", "call"), [("mip", 6), ("search", 4)])
 def test_a_signal_in_the_middle_of_a_trial(wholes, kind, call, tmp_path, capsys):
     def send(count: int, watch: Any) -> None:
         if count == call:
@@ -257,7 +258,8 @@ def test_a_signal_in_the_middle_of_a_trial(wholes, kind, call, tmp_path, capsys)
 
 
 @pytest.mark.usefixtures("no_figures")
-@pytest.mark.parametrize("kind", [pytest.param("mip", marks=pytest.mark.slow), "search"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["mip", "search"])
 def test_a_process_is_killed_in_the_middle_of_a_trial(wholes, kind, tmp_path):
     def kill(count: int, watch: Any) -> None:
         if count == 3:

@@ -54,6 +54,7 @@ def compared(arch, network, tmp_path_factory):
     return rows, imread(out / "pruners.png"), batches
 
 
+@pytest.mark.slow
 def test_one_row_for_each_and_all_within_the_budget(compared, network):
     rows, picture, _ = compared
     full = count_macs(network)
@@ -69,6 +70,7 @@ def test_one_row_for_each_and_all_within_the_budget(compared, network):
         assert (np.abs(picture[..., :3] - to_rgb(style["color"])).max(-1) < 0.01).sum() > 100  # its markers are seen
 
 
+@pytest.mark.slow
 def test_accuracy_is_that_of_the_whole_test_set(compared, network):
     data = CIFARDataModule("digits")
     images, labels = read_digits(train=False)
@@ -78,6 +80,7 @@ def test_accuracy_is_that_of_the_whole_test_set(compared, network):
     assert float(compared[0]["dense"]["top1"]) == pytest.approx(right / 359)
 
 
+@pytest.mark.slow
 def test_same_steps_on_same_batches(compared):
     rows, _, batches = compared
     assert [row["steps"] for row in rows.values()] == ["0"] + [str(STEPS)] * 4
@@ -87,6 +90,7 @@ def test_same_steps_on_same_batches(compared):
     assert not torch.equal(batches[0], batches[1])
 
 
+@pytest.mark.slow
 def test_rates_make_the_same_network_again(compared, arch, network):
     rows, points = compared[0], prune_points(arch)
     scores = {

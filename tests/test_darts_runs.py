@@ -162,6 +162,7 @@ def test_resume_is_bit_equal(whole, batch, tmp_path):
 # -- many processes ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_figures", "light")
 def test_processes_stay_equal(tmp_path):
     words = [*RUN, "--model.unrolled", "true", "--trainer.limit_train_batches", 1, "--trainer.max_epochs", 1, *ALONE]

@@ -70,12 +70,10 @@ ALL_EPOCHS = ["--checkpoint.save_top_k", "-1"]
 
 @pytest.fixture(scope="module")
 def whole(faces_root, tmp_path_factory) -> Path:
-    """A run with its figures, W&B, and a checkpoint after every step and every epoch."""
+    """A run with its figures, and a checkpoint after every step and every epoch."""
     folder = tmp_path_factory.mktemp("whole")
-    more = [*ALL_EPOCHS, *every_step(folder / "steps"), "--logger", "wandb"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WANDB_MODE", "offline")
-        assert fit(words("ddl", faces_root), folder / "run", *more, figures=True) == 0
+    more = [*ALL_EPOCHS, *every_step(folder / "steps")]
+    assert fit(words("ddl", faces_root), folder / "run", *more, figures=True) == 0
     return folder
 
 
@@ -101,8 +99,11 @@ def validation(run: Path, epoch: int) -> float:
 # -- what a run leaves -------------------------------------------------------------------------------------------------
 
 
-def test_wandb_has_figures_and_pictures(fitted):
-    record = read_record(fitted)
+@pytest.mark.slow
+def test_wandb_has_figures_and_pictures(faces_root, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert fit(words("ddl", faces_root), tmp_path / "run", *ALL_EPOCHS, "--logger", "wandb", figures=True) == 0
+    record = read_record(tmp_path / "run")
     assert {"test/probes", "similarity/before_after"} <= record.media.keys()
     distilled = STEPS * (EPOCHS - PRETRAIN)
     assert len(record.at("train/ddl_loss")) == distilled
@@ -439,6 +440,7 @@ def own_root(faces_root, tmp_path_factory) -> Path:
 FACES = {"data__val_sets": "{lfw: lfw.bin}", "data__test_sets": "{lfw: lfw.bin, pairs: test/pairs.txt, scface: SCface}"}
 
 
+@pytest.mark.slow
 def test_the_recipe_for_own_faces_starts_from_its_pretraining(own_root, tmp_path):
     """Verification sets in one file, LFW's list, SCface; and the distillation that comes in slowly."""
     before = tmp_path / "before"

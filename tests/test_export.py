@@ -94,6 +94,7 @@ def test_files_hold_no_paths_of_this_machine(pruned, tmp_path):
         assert b"stack_trace" not in content
 
 
+@pytest.mark.slow
 def test_a_pruned_file_is_smaller(pruned, tmp_path):
     module, files = pruned
     dense = classifier()
@@ -157,6 +158,7 @@ class Stubborn(TinyNet):
         return super().forward(x) * float(x.mean())
 
 
+@pytest.mark.slow
 def test_a_pool_of_several_cells_pins_the_size(tmp_path):
     """As in VGG. ONNX has none for other sizes."""
     network = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64, 5))
@@ -164,7 +166,7 @@ def test_a_pool_of_several_cells_pins_the_size(tmp_path):
     check(export_module(module, tmp_path), module, [(1, 3, 16, 16), (3, 3, 16, 16)])
 
 
-@pytest.mark.parametrize("kind", ["onnx", "torch"])
+@pytest.mark.parametrize("kind", [pytest.param("onnx", marks=pytest.mark.slow), "torch"])
 def test_a_graph_that_differs_leaves_no_file(tmp_path, kind):
     if kind == "onnx":
         pytest.importorskip("onnxscript")
@@ -218,6 +220,7 @@ def test_every_dynamic_axis_is_compared_at_two_other_sizes():
     assert 0 <= float(second[0].min()) < float(second[0].max()) <= 1
 
 
+@pytest.mark.slow
 def test_compiled_pruned_network_gives_its_logits():
     module = classifier(plan=PLAN).eval()
     compiled = torch.compile(module, backend="aot_eager")

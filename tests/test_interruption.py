@@ -59,10 +59,12 @@ def goes_on_like(whole: Path, run: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "hook", "step"),
     [
-        pytest.param("SIGTERM", "on_fit_start", 0, id="before the first batch"),
+        pytest.param("SIGTERM", "on_fit_start", 0, id="before the first batch", marks=pytest.mark.slow),
         pytest.param("SIGTERM", "on_train_batch_start", 2, id="in a batch"),
-        pytest.param("SIGINT", "on_before_optimizer_step", STEPS - 1, id="in the last batch of an epoch"),
-        pytest.param("SIGTERM", "on_validation_batch_start", STEPS, id="in a validation"),
+        pytest.param(
+            "SIGINT", "on_before_optimizer_step", STEPS - 1, id="in the last batch of an epoch", marks=pytest.mark.slow
+        ),
+        pytest.param("SIGTERM", "on_validation_batch_start", STEPS, id="in a validation", marks=pytest.mark.slow),
         pytest.param("SIGINT", "on_validation_end", STEPS, id="after a validation", marks=pytest.mark.slow),
         pytest.param("SIGTERM", "on_train_epoch_end", 2 * STEPS, id="after an epoch", marks=pytest.mark.slow),
         pytest.param("SIGTERM", "on_before_optimizer_step", 3 * STEPS + 1, id="after pruning", marks=pytest.mark.slow),
@@ -99,6 +101,7 @@ def test_during_a_rank_pass(whole, batch, tmp_path, monkeypatch):
     goes_on_like(whole, run)
 
 
+@pytest.mark.slow
 def test_interrupted_again_before_anything_was_done_loses_nothing(whole, tmp_path):
     run = tmp_path / "run"
     assert main("fit", [*WORDS, *signalled(step=6), "--run_dir", str(run)]) == 143
@@ -193,6 +196,7 @@ def test_a_slurm_job_requeues_itself_and_goes_on(whole, slurm, tmp_path, capsys)
     assert metrics(run) == metrics(whole)
 
 
+@pytest.mark.slow
 def test_a_slurm_job_that_had_no_time_for_a_checkpoint_starts_again(slurm, tmp_path, monkeypatch):
     run = tmp_path / "run"
     words = [*WORDS, "--trainer.max_epochs", "1", "--run_dir", str(run)]

@@ -175,6 +175,7 @@ def test_a_killed_worker_changes_nothing(tmp_path, example, recipe, one_process,
     assert dead.user_attrs["died"]
 
 
+@pytest.mark.slow
 def test_rounds_through_a_folder_come_to_the_same(tmp_path, example, recipe, one_process):
     folder, rounds = tmp_path / "shared", 0
     words = ["--recipe", recipe]

@@ -119,6 +119,7 @@ def test_a_class_without_gates_is_one_line(fitted, tmp_path, capsys):
     assert "class_id=12 has no gates" in line
 
 
+@pytest.mark.slow
 def test_a_classes_sub_architecture_leaves_python(fitted, tmp_path):
     checkpoint = fitted / "checkpoints" / "last.ckpt"
     words = ["--ckpt_path", str(checkpoint), "--formats", "onnx", "--class_id", "7"]
@@ -158,8 +159,8 @@ def every_step(folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     "step",
     [
-        pytest.param(2, id="while the network is trained"),
-        pytest.param(STEPS, id="right before the gates"),
+        pytest.param(2, id="while the network is trained", marks=pytest.mark.slow),
+        pytest.param(STEPS, id="right before the gates", marks=pytest.mark.slow),
         pytest.param(STEPS + 1, id="in the middle of the classes"),
         pytest.param(2 * STEPS + 3, id="near the end", marks=pytest.mark.slow),
     ],
@@ -220,6 +221,7 @@ def test_three_processes_whole_epochs(trained, tmp_path):
     assert torch.equal(many.weights["progress"], one.weights["progress"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_figures")
 def test_processes_train_the_network_together(tmp_path):
     words = [*RUN, "--model.classifier_epochs", 1, "--trainer.max_epochs", 2, "--trainer.callbacks", "[]"]

@@ -100,7 +100,8 @@ def test_resume_elsewhere_keeps_the_best_score(whole, tmp_path):
     assert all("epoch=0" not in path and "epoch=1" not in path for path in ours["best_k_models"])  # dense ones are gone
 
 
-@pytest.mark.parametrize("step", [14, *(pytest.param(step, marks=pytest.mark.slow) for step in (10, 20))])
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [14, 10, 20])
 def test_layerwise_resumes_in_the_middle_of_a_stage(whole_runs, tmp_path, step):
     """Stages at epochs 1, 3 and 5: the best weights of a running stage travel in the checkpoint."""
     whole = whole_runs("hrank", layerwise=True)

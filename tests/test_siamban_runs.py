@@ -76,12 +76,9 @@ def every_step(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def whole(lasot_root, tmp_path_factory) -> Path:
-    """A run with its figures, W&B, and a checkpoint after every step and every epoch."""
+    """A run with its figures, and a checkpoint after every step and every epoch."""
     folder = tmp_path_factory.mktemp("whole")
-    more = [*MORE, *every_step(folder / "steps"), "--logger", "wandb"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WANDB_MODE", "offline")
-        assert fit(words(lasot_root), folder / "run", *more, figures=True) == 0
+    assert fit(words(lasot_root), folder / "run", *MORE, *every_step(folder / "steps"), figures=True) == 0
     return folder
 
 
@@ -106,8 +103,11 @@ def chosen(run: Path) -> str:
 # -- what a run leaves -------------------------------------------------------------------------------------------------
 
 
-def test_wandb_has_losses_fusion_and_pictures(fitted):
-    record = read_record(fitted)
+@pytest.mark.slow
+def test_wandb_has_losses_fusion_and_pictures(lasot_root, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert fit(words(lasot_root), tmp_path / "run", *MORE, "--logger", "wandb", figures=True) == 0
+    record = read_record(tmp_path / "run")
     assert {"train/labels", "val/tracks", "test/tracks", "test/film", "test/curves"} <= record.media.keys()
     assert len(record.media["train/labels"]) == len(record.media["val/tracks"]) == EPOCHS
     for name in ("train/loss", "train/cls_loss", "train/loc_loss", "fusion/cls_2", "fusion/loc_3", "fusion/scale_2"):

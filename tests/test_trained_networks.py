@@ -12,7 +12,7 @@ IMAGENET_PIXELS = ["--model.mean", "[0.485, 0.456, 0.406]", "--model.std", "[0.2
     ("net", "data", "right", "of"),
     [
         ("resnet20", "cifar10_small", 457, 500),
-        ("resnet56", "cifar10_small", 470, 500),
+        pytest.param("resnet56", "cifar10_small", 470, 500, marks=pytest.mark.slow),
         pytest.param("resnet20", "cifar10", 9173, 10_000, marks=pytest.mark.slow),
         pytest.param("resnet56", "cifar10", 9339, 10_000, marks=pytest.mark.slow),
     ],

@@ -98,6 +98,7 @@ def test_pruning_inside_the_fit(tmp_path):
     assert one.seen("test") == two.seen("test") == list(range(359))  # an odd number: no sample twice
 
 
+@pytest.mark.slow
 def test_sketching_inside_the_fit(tmp_path):
     """Weights that differ by rounding between one process and two have sketches that differ by rounding."""
     words = [*EXACT, *pruning(recipe="filter_sketch"), "--trainer.max_epochs", 2]

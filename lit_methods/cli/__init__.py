@@ -4,6 +4,7 @@ This module, :mod:`.recipes` and :mod:`.usage` need the standard library alone, 
 mistyped recipe are answered before torch is imported. Everything else is imported inside :func:`main`.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -46,12 +47,17 @@ def main(entry: str, argv: list[str] | None = None) -> int:
 
     if alone:  # the imports take seconds, and would be shown as a traceback
         signal.signal(signal.SIGINT, _leave)
+        gc.disable()  # a quarter of these seconds: what is imported stays, and need not be searched for garbage
     if entry == "doctor":
         from lit_methods.cli.doctor import examine
 
+        if alone:
+            gc.enable()
         return examine(argv)
     from lit_methods.cli.runtime import run
 
+    if alone:
+        gc.enable()
     code = run(entry, argv)
     if alone and code > 128:  # a signal ended the run: another one must not change how the process ends
         for number in (signal.SIGINT, signal.SIGTERM):

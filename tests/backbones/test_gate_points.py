@@ -42,10 +42,11 @@ def probe(arch, points, expected):
     return logits, [recorded[name] for name in points]
 
 
-SLOW = [pytest.param(arch, marks=pytest.mark.slow) for arch in ("vgg16", "resnet50")]  # float64 at 224 pixels
+LARGE = ("vgg16", "resnet50", "densenet121")  # float64 at 224 pixels
+SLOW = [pytest.param(arch, marks=pytest.mark.slow) for arch in LARGE]
 
 
-@pytest.mark.parametrize("arch", [*SLOW, "densenet121", "darts"])
+@pytest.mark.parametrize("arch", [*SLOW, "darts"])
 def test_gated_networks_say_what_the_official_ones_do(arch, vectors):
     expected = np.load(vectors / "nad" / f"arch_probe_{arch}.npz")
     logits, recorded = probe(arch, PAPER[arch], expected)

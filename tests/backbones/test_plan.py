@@ -25,8 +25,9 @@ from lit_methods.functional import count_macs
 from tests.hrank_vectors import FILES, RATES, fill, random_plan, randomised
 
 SIZES = {"resnet50": 64, "googlenet_cifar": 16, "vgg16_bn_cifar": 16}
+LARGE = ("resnet110", "resnet50", "densenet40_cifar")
 CASES = [
-    pytest.param(arch, residual, marks=pytest.mark.slow if arch == "resnet110" else ())
+    pytest.param(arch, residual, marks=pytest.mark.slow if arch in LARGE else ())
     for arch in FILES
     for residual in (("live", "scatter") if arch.startswith("resnet") else ("live",))
 ]
@@ -143,7 +144,9 @@ def test_true_counts_of_resnet50():
     assert sum(p.numel() for p in scatter.parameters()) == 9_841_121
 
 
-@pytest.mark.parametrize("arch", ["resnet20", "densenet40_cifar", "googlenet_cifar"])
+@pytest.mark.parametrize(
+    "arch", ["resnet20", "densenet40_cifar", pytest.param("googlenet_cifar", marks=pytest.mark.slow)]
+)
 def test_pruning_twice_is_pruning_once(arch):
     model = randomised(arch, 4).eval()
     groups = dict.fromkeys(point.group for point in prune_points(arch))

@@ -62,6 +62,7 @@ def test_names_and_shapes_are_torchvisions(arch):
     assert models.get_weight(WEIGHTS[arch]).meta["num_params"] == WHOLE[arch]
 
 
+@pytest.mark.slow
 def test_inception_gives_torchvisions_logits_in_both_modes():
     ours = build_backbone("inception_v3", 7)
     theirs = models.inception_v3(weights=None, num_classes=7, transform_input=True, init_weights=False)
@@ -106,7 +107,8 @@ def test_no_table_and_no_plan(arch):
     ("arch", "side", "groups"),
     [
         ("mobilenet_v1_x025", 64, 14),  # what each pointwise convolution and the first one write
-        ("inception_v3", 75, 94),  # every convolution but the two of the auxiliary head
+        # every convolution but the two of the auxiliary head
+        pytest.param("inception_v3", 75, 94, marks=pytest.mark.slow),
         pytest.param("vgg16_bn", 32, 13, marks=pytest.mark.slow),  # gigabytes in float64
         pytest.param("densenet121", 64, 120, marks=pytest.mark.slow),
     ],

@@ -351,6 +351,7 @@ class TestSplit:
 
 
 class TestRealFiles:
+    @pytest.mark.slow
     def test_the_whole_of_cifar10(self, shared, recwarn):
         data = CIFARDataModule("cifar10", str(shared / "data/cifar10"), batch_size=1000)
         data.prepare_data()

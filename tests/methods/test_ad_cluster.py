@@ -280,6 +280,7 @@ def test_the_encoder_is_exported_with_a_dynamic_batch():
 # --- the generator ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_generator_learns_to_give_back_what_it_gets(make_trainer, market1501_root):
     from datamodules import Market1501DataModule
 

@@ -153,7 +153,9 @@ def test_spread_has_one_forest_for_each_seed():
     assert found[0].tolist() != found[1].tolist()
 
 
-@pytest.mark.parametrize(("method", "trees"), [("fanova", 500), ("impurity", 100)])
+@pytest.mark.parametrize(
+    ("method", "trees"), [("fanova", 100), pytest.param("fanova", 500, marks=pytest.mark.slow), ("impurity", 100)]
+)
 def test_measured_trials_lose_cutout_rate_and_batch_size_first(trials, method, trees):
     order, importances = eliminate(
         trials["X_index"], trials["y"], sizes_of(trials), importance=method, n_estimators=trees, seed=0

@@ -80,6 +80,7 @@ def test_network_given_as_object_is_not_in_the_checkpoint(tmp_path, make_trainer
     assert_close(again.model.state_dict(), module.model.state_dict(), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_pruned_network_exports(tmp_path, monkeypatch):
     """One with residual sums, of which some lead to half the size."""
     eight = partial(CifarResNet, 1)

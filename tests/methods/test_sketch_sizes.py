@@ -19,7 +19,7 @@ from lit_methods.functional import count_macs
 COUNTED = {"resnet56": "resnet56", "resnet110": "resnet110", "googlenet": "googlenet_cifar", "resnet50": "resnet50"}
 
 
-@pytest.mark.parametrize("name", COUNTED)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n == "resnet110" else ()) for n in COUNTED])
 def test_published_counts_to_the_unit(name, vectors):
     arch, classes = COUNTED[name], 1000 if name == "resnet50" else 10
     with np.load(vectors / "filter_sketch" / "counts.npz") as arrays:
