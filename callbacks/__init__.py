@@ -10,11 +10,13 @@ from lit_methods.functional.lazy import lazy_names
 
 if TYPE_CHECKING:
     from callbacks.attack_logger import AttackLogger as AttackLogger
+    from callbacks.auto_fem_search import AutoFEMSearch as AutoFEMSearch
     from callbacks.backbone_unfreeze import BackboneUnfreeze as BackboneUnfreeze
     from callbacks.camera_augmentation import CameraStyleAugmentation as CameraStyleAugmentation
     from callbacks.cluster_report import ClusterReport as ClusterReport
     from callbacks.complexity_logger import ComplexityLogger as ComplexityLogger
     from callbacks.ddl_warmup import DDLWarmup as DDLWarmup
+    from callbacks.detection_results import DetectionResults as DetectionResults
     from callbacks.direct_transfer import DirectTransfer as DirectTransfer
     from callbacks.filter_sketch_pruning import FilterSketchPruning as FilterSketchPruning
     from callbacks.hrank_pruning import HRankPruning as HRankPruning

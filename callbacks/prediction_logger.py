@@ -18,7 +18,7 @@ class PredictionLogger(Callback):
     """Draw the first pictures of the validation and test split after each epoch, by the module's own ``draw``.
 
     They land under ``val/predictions`` and ``test/predictions``; what the batch knows of the truth goes to ``draw``
-    under its own keys, such as ``label``.
+    under its own keys, such as ``label``. Pictures of a batch may be a list of several sizes.
 
     Args:
         num_images: pictures in the grid, at most one batch.
@@ -52,12 +52,12 @@ class PredictionLogger(Callback):
             return
         if not isinstance(module, Predicts):
             raise ValueError(f"PredictionLogger needs a module with draw, which {type(module).__name__} has not")
-        if not len(batch["image"]):  # no sample is left for this process
+        if not len(batch.get("image", ())):  # no sample is left for this process, or answers come from files
             return
         shown = {k: v[: self.num_images] for k, v in batch.items()}
         with evaluating(module):
             predictions = module.predict_step(shown, 0)
-        images = (shown["image"].permute(0, 2, 3, 1) * 255).round().byte().cpu().numpy()
+        images = [(image.permute(1, 2, 0) * 255).round().byte().cpu().numpy() for image in shown["image"]]
         truth = {name: values for name, values in shown.items() if name not in ("image", "index")}
         if clash := truth.keys() & predictions[0].keys():
             raise ValueError(

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from lit_methods.ad_cluster.module import ADCluster as ADCluster
     from lit_methods.ad_cluster.retrieval import PersonRetrieval as PersonRetrieval
     from lit_methods.ad_cluster.source import SourceReID as SourceReID
+    from lit_methods.asfd.architecture_search import ASFDSearch as ASFDSearch
+    from lit_methods.asfd.module import ASFD as ASFD
     from lit_methods.bpe_mip.benchmark import BPEBenchmark as BPEBenchmark
     from lit_methods.bpe_mip.darts_search import DARTSSearch as DARTSSearch
     from lit_methods.bpe_mip.module import BPE as BPE

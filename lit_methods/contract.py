@@ -15,7 +15,11 @@ Offers that a module may leave out:
 - ``sift_inputs(paths, **options) -> (readable, unreadable)``: of the user's files and folders, those options given, a
   list of what ``prepare_inputs`` shall have, of any kind, and a dict of the others: path to the reason, one line. A
   method that takes something else than pictures, such as a folder as one video, has it; each of its results then
-  names its ``file``. Without it folders are searched for pictures, and each is decoded once.
+  names its ``file``. Without it folders are searched for pictures, and each is decoded once;
+- ``rows(prediction) -> list[dict]``: where a result is a list of things, such as the faces of a picture, the rows of
+  ``predictions.csv`` for one result, possibly none, of plain values; without it a result is one row;
+- ``record(prediction) -> dict``: one result as plain values that JSON can hold, also where ``rows`` gives none for it;
+  with it ``predictions.json`` is a list of them in the order of the results, each after its ``file``.
 """
 
 import inspect

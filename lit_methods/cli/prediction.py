@@ -26,12 +26,14 @@ class Outcome:
     """What a prediction run did.
 
     Args:
-        rows: those of ``predictions.csv``, a sample each.
+        rows: those of ``predictions.csv``, a sample each, unless the method has ``rows`` of its own.
         unreadable: files that could not be read.
+        samples: how many there were.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     unreadable: list[Path] = field(default_factory=list)
+    samples: int = 0
 
 
 def predict(
@@ -51,7 +53,7 @@ def predict(
         paths: files and folders.
         options: the method's own options, for its ``prepare_inputs``.
         run_dir: where ``predictions.csv``, the drawn ``pictures/`` and a folder for each key of a result that is a
-            picture are written.
+            picture are written, and ``predictions.json`` where the method has a ``record`` of each result.
 
     Raises:
         ValueError: more than one device, no ``paths`` and nothing to take in their place, or no picture in them.
@@ -66,7 +68,7 @@ def predict(
         if not is_overridden("predict_dataloader", datamodule):
             raise ValueError(f"input: missing; give --input PATH...: {type(datamodule).__name__} has none of its own")
         results = _flat(trainer.predict(module, datamodule=datamodule))
-        outcome.rows = _write(run_dir, [], results)
+        outcome.rows, outcome.samples = _write(run_dir, [], results, module), len(results)
         return outcome
     files: list[Any]
     if (sift := getattr(module, "sift_inputs", None)) is not None:
@@ -90,7 +92,7 @@ def predict(
             batches.close()
     own_names = bool(results) and "file" in results[0]  # e.g. the first of two pictures that were compared
     paired = files if len(files) == len(results) and not own_names else []  # nor one result per frame of a video
-    outcome.rows = _write(run_dir, paired, results)
+    outcome.rows, outcome.samples = _write(run_dir, paired, results, module), len(results)
     if paired and hasattr(module, "draw"):
         _draw(module, files, results, run_dir / "pictures")
     return outcome
@@ -143,21 +145,32 @@ def _cell(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, list | tuple | dict) else value
 
 
-def _write(run_dir: Path, files: list[Path], results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Write ``predictions.csv`` and the pictures in the results, and give the rows.
+def _write(
+    run_dir: Path, files: list[Path], results: list[dict[str, Any]], module: LightningModule
+) -> list[dict[str, Any]]:
+    """Write ``predictions.csv``, ``predictions.json`` and the pictures in the results, and give the rows.
 
     ``files`` is empty where a result has no file of its own.
     """
     stems = _stems(files) if files else [f"{row:0{len(str(len(results) - 1))}}" for row in range(len(results))]
-    names, rows = [str(path) for path in files] or [""] * len(results), []
+    names = [str(path) for path in files] or [result.get("file", "") for result in results]
+    own_rows, own_record = (getattr(module, offer, None) for offer in ("rows", "record"))
+    rows: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     for name, stem, result in zip(names, stems, results, strict=True):
         saved = {key: _save(run_dir, f"{key}/{stem}.png", value) for key, value in result.items() if _is_picture(value)}
-        rows.append({"file": name} | columns(result | saved))
+        told = [columns(result | saved)] if own_rows is None else own_rows(result | saved)
+        rows += [{"file": name} | row for row in told]
+        if own_record is not None:
+            records.append({"file": name} | own_record(result | saved))
     header = list(dict.fromkeys(name for row in rows for name in row)) or ["file"]
     with (run_dir / "predictions.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, header, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+    if own_record is not None:
+        text = ",\n".join(json.dumps(record, ensure_ascii=False) for record in records)  # a line for each
+        (run_dir / "predictions.json").write_text(f"[\n{text}\n]\n", encoding="utf-8")
     return rows
 
 
