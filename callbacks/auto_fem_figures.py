@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -90,7 +90,7 @@ def _branch(axes: Axes, op: str, sources: list[Place], target: Place, bow: float
     axes.text(*middle, label, color=colour, fontsize=8, ha="center", va="center", bbox=box, zorder=5)
 
 
-def edge_weights_figure(alphas: Mapping[str, Tensor]) -> Figure:
+def edge_weights_figure(alphas: Mapping[str, Tensor], ops: Mapping[str, Sequence[str]] | None = None) -> Figure:
     """Weights of the operations on each edge as heat maps; a dot marks the best operation of an edge.
 
     Where edges are weighted against each other, their shares stand behind their names.
@@ -98,6 +98,7 @@ def edge_weights_figure(alphas: Mapping[str, Tensor]) -> Figure:
     Args:
         alphas: what ``ASFDSearch.alphas`` gives: ``"fpn"`` (E, O) and ``"cpm"`` (E, O), or (levels, E, O), softmax over
             the operations; maybe ``"fpn_shares"`` and ``"cpm_shares"``, the same without the last dimension.
+        ops: names of the operations of ``"fpn"`` and ``"cpm"``; ``None``: ``OPERATIONS``, where they are so many.
 
     Example:
         >>> import torch
@@ -114,7 +115,7 @@ def edge_weights_figure(alphas: Mapping[str, Tensor]) -> Figure:
         axes.plot(weights.argmax(1).numpy(), range(len(weights)), "o", color="white", mec="black", mew=0.5, ms=4)
         axes.set_title(name)
         axes.set_yticks(range(len(weights)), edges, fontsize=7)
-        operations = [op.replace("_", " ") for op in OPERATIONS]
+        operations = [op.replace("_", " ") for op in (OPERATIONS if ops is None else ops[name[:3]])]
         if weights.shape[1] == len(operations):
             axes.set_xticks(range(len(operations)), operations, rotation=60, ha="right", fontsize=7)
     return figure

@@ -19,9 +19,10 @@ class AutoFEMSearch(Callback):
     - ``search/alphas``, a heat map of the operations' weights on every edge, and ``search/architecture``, what they
       favour, drawn at the end of each epoch;
     - table ``search/genotypes``: ``epoch``, ``entropy`` (nats) and ``genotype`` of every epoch;
-    - ``genotype.json`` in the run's directory, a ``genotype`` for ``ASFD`` at every size, at the end of the fit.
+    - ``genotype.json`` in the run's directory, a ``genotype`` for ``ASFD`` at every size, at the end of the fit, and
+      table ``search/found``, the same text for loggers.
 
-    Its state in a checkpoint has the genotypes so far as text and the present one as a dict.
+    Its state in a checkpoint has the genotypes of the epochs so far as text, and the present one as a dict.
 
     Args:
         warmup_fraction: part of the fit, in [0, 1), in which the architecture rests.
@@ -74,18 +75,24 @@ class AutoFEMSearch(Callback):
         report = RunReport.of(trainer)
         report.table(trainer, "search/genotypes", ["epoch", "entropy", "genotype"], self.history)
         if trainer.is_global_zero:
-            report.figure(trainer, "search/alphas", edge_weights_figure(module.alphas()))
+            ops = {"fpn": module.model.fpn_ops, "cpm": module.model.cpm_ops}
+            report.figure(trainer, "search/alphas", edge_weights_figure(module.alphas(), ops))
             report.figure(trainer, "search/architecture", auto_fem_figure(genotype, f"after epoch {epoch}"))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what was found."""
         module: Any = pl_module
         genotype = module.genotype()
+        text = json.dumps(genotype.to_dict())
+        RunReport.of(trainer).table(trainer, "search/found", ["genotype"], [[text]])
         if trainer.is_global_zero:
-            path = Path(trainer.default_root_dir, "genotype.json")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(genotype.to_dict()) + "\n", "utf-8")
+            Path(trainer.default_root_dir, "genotype.json").write_text(f"{text}\n", "utf-8")
         rank_zero_info(f"search: found {genotype.key()}")
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """In the middle of an epoch the present genotype is not that of its end; ``state_dict`` sees no module."""
+        module: Any = pl_module
+        checkpoint["callbacks"][self.state_key]["genotype"] = module.genotype().to_dict()
 
     def state_dict(self) -> dict[str, Any]:
         """Plain types."""

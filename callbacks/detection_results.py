@@ -70,10 +70,19 @@ class DetectionResults(Callback):
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
     ) -> None:
-        """Write the files of a batch, and keep its rows."""
+        """Write the files of a batch, and keep its rows.
+
+        Raises:
+            ValueError: the batch does not name its images.
+        """
         figures = _figures(pl_module)
         if figures is None or not outputs:
             return
+        if absent := [key for key in ("name", "index") if key not in batch]:
+            raise ValueError(
+                "DetectionResults writes a file for each image and sorts them, so a batch needs 'name', such as "
+                f"'0--Parade/1', and 'index'; it lacks {', '.join(absent)}"
+            )
         for number, found in enumerate(outputs["detections"]):
             name = batch["name"][number]
             detections = torch.cat([_xywh(found["boxes"]), found["scores"].double().cpu()[:, None]], dim=1)

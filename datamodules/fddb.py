@@ -37,8 +37,10 @@ class FDDBDataModule(LightningDataModule):
         folds: the only ones to use, numbers from 1 to 10; ``None`` is all, as in published figures.
         eval_batch_size: pictures at a time.
         num_workers: worker processes of the loader; 0 loads in the main process.
+
+    Attributes:
         pictures_needed: set to ``False`` before :meth:`test_dataloader` it leaves ``image`` out: detections of others
-            are scored, and the pictures need not be there. An attribute, not an argument.
+            are scored, and the pictures need not be there.
 
     Raises:
         ValueError: an argument is out of range; from :meth:`setup`: a stage other than test, or a list that does not

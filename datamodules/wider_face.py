@@ -47,7 +47,8 @@ class WIDERFaceDataModule(LightningDataModule):
     Args:
         root: holds the folders and lists.
         eval_tools: folder with ``wider_{face,easy,medium,hard}_val.mat``; ``None`` looks for
-            ``eval_tools/ground_truth`` in ``root`` and beside it, and for ``eval_ground_truth`` in ``root``.
+            ``eval_tools/ground_truth`` in ``root`` and beside it, and for ``eval_ground_truth`` in ``root``;
+            ``"none"`` tests without levels, such as on another list.
         batch_size: views in a batch of training, per process.
         image_size: side of the views in pixels.
         crop: ``"square"``, ``"anchor_sampling"`` or ``"none"``, see
@@ -302,7 +303,8 @@ class WIDERFaceDataModule(LightningDataModule):
             raise ValueError(
                 f"{str(self._lists['train'])!r} has no usable face in the {len(kept)} pictures to train on: of "
                 f"{len(usable)} faces {dropped['small']} are below 2 pixels, {dropped['outside']} begin outside of the "
-                f"picture and {dropped['invalid']} are marked as invalid"
+                f"picture and {dropped['invalid']} are marked as invalid; name a list with faces in train_list, or "
+                "hold fewer pictures out"
             )
         chosen = np.zeros(len(listed.faces), bool)
         chosen[mine] = usable

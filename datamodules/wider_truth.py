@@ -44,7 +44,7 @@ def find_truth(root: Path, eval_tools: str | None = None, beside: bool = True) -
     Args:
         root: of the data set.
         eval_tools: that folder, or the one that holds ``ground_truth``; ``None`` looks for ``eval_tools/ground_truth``
-            in ``root`` and beside it, and for ``eval_ground_truth`` in ``root``.
+            in ``root`` and beside it, and for ``eval_ground_truth`` in ``root``; ``"none"`` does without.
         beside: whether it looks beside ``root``.
 
     Returns:
@@ -57,6 +57,8 @@ def find_truth(root: Path, eval_tools: str | None = None, beside: bool = True) -
         >>> find_truth(Path("nowhere")) is None
         True
     """
+    if eval_tools == "none":
+        return None
     places = [root / place for place in (*PLACES, *[BESIDE] * beside)]
     if eval_tools is not None:
         places = [Path(eval_tools, "ground_truth"), Path(eval_tools)]

@@ -23,6 +23,7 @@ Offers that a module may leave out:
 """
 
 import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Protocol, runtime_checkable
@@ -41,6 +42,8 @@ class ExportGraph:
         dynamic_shapes: per input, under its name in ``module.forward`` and in that order, axis -> ``torch.export.Dim``.
         outputs: names of what it gives, in order.
         pictures: what its pictures are, for whoever has the file alone.
+        aligned: of outputs whose order rounding decides: ``aligned(expected, got)`` gives those of a file in the order
+            of the module's, before they are compared.
 
     Example:
         >>> import torch
@@ -54,6 +57,7 @@ class ExportGraph:
     dynamic_shapes: dict[str, Any] = field(default_factory=dict)
     outputs: tuple[str, ...] = ("output",)
     pictures: str = "RGB in [0, 1]"
+    aligned: Callable[[Sequence[Tensor], Sequence[Tensor]], list[Tensor]] | None = None
 
 
 @runtime_checkable

@@ -260,6 +260,8 @@ def _compare(name: str, run: Run, graph: ExportGraph, tolerance: float) -> tuple
             got = run(inputs)
         except Exception as ex:
             raise ExportError(f"{name}: does not run on inputs of {sizes}: {first_line(ex)}") from ex
+        if graph.aligned is not None:
+            got = graph.aligned(expected, got)
         for ours, theirs in zip(expected, got, strict=True):
             if ours.shape != theirs.shape:
                 raise ExportError(

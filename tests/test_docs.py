@@ -14,13 +14,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from datamodules.cifar import read_digits
-from datamodules.demo import write_cifar, write_duke_mtmc, write_faces, write_imagenet, write_market1501, write_tracking
+from datamodules.demo import (
+    write_cifar,
+    write_duke_mtmc,
+    write_faces,
+    write_imagenet,
+    write_market1501,
+    write_tracking,
+    write_wider_face,
+)
 from datamodules.demo.people import DEMOS, Demo
+from datamodules.wider_files import read_face_list
 from lit_methods.cli import main
 from lit_methods.cli.parsing import RunCLI
+from lit_methods.functional.wider_files import prediction_path, write_predictions
 from tests.light_supernet import light_op
 from tests.small_recipes import ONE_PROCESS, RECIPES, SMALL, small_words
 
@@ -35,6 +46,7 @@ QUICK = {
     "doctor": ["--trainer.accelerator", "cpu"],
 }
 FACES = {"train_ids": 6, "val_ids": 4, "test_ids": 4, "easy": 3, "hard": 2, "probes": 2, "folds": 4, "size": 32}
+SCENES = {"train": 6, "val": 6, "size": (128, 160), "faces": 4}
 TINY = {  # what is trained is then exported, too, or follows films
     ("fit", "nad"): ["--model.model", "tiny"],
     ("fit", "siamban"): ["--model.width", "2", "--model.channels", "4"],
@@ -67,6 +79,7 @@ def _short_runs():
         patch.setitem(DEMOS, "DukeMTMC-reID", Demo(partial(write_duke_mtmc, train_ids=20, test_ids=6), 20, 2))
         patch.setattr("datamodules.face_folder.write_faces", partial(write_faces, **FACES))
         patch.setattr("datamodules.face_folder.DEMO_IDENTITIES", FACES["train_ids"])
+        patch.setattr("datamodules.wider_face.write_wider_face", partial(write_wider_face, **SCENES))
         patch.setattr("datamodules.lasot.write_tracking", partial(write_tracking, train=6, frames=6))
         patch.setattr("datamodules.cifar.read_digits", lambda train: tuple(part[::5] for part in read_digits(train)))
         patch.setattr("lit_methods.bpe_mip.cell_network.build_op", light_op)
@@ -84,6 +97,7 @@ def folder(tmp_path_factory, warm_weights):
     write_duke_mtmc(folder / "data" / "DukeMTMC-reID", train_ids=6, test_ids=3)
     write_faces(folder / "data" / "faces", **FACES)
     _write_benchmarks(write_tracking(folder / "data" / "lasot", train=4, test=2, frames=6, size=(60, 80)))
+    _write_face_sets(write_wider_face(folder / "data" / "widerface", **SCENES))
     (folder / "pictures").mkdir()
     for i in range(3):
         Image.fromarray(np.full((40, 30, 3), 80 * i, np.uint8)).save(folder / "pictures" / f"{i}.png")
@@ -101,6 +115,23 @@ def _write_benchmarks(lasot: Path) -> None:
         other = lasot.with_name("otb100") / name
         shutil.copytree(video / "img", other / "img")
         shutil.copy(video / "groundtruth.txt", other / "groundtruth_rect.txt")
+
+
+def _write_face_sets(wider: Path) -> None:
+    """A detector's files for its test pictures, the true faces; and the same pictures as FDDB has them."""
+    faces = read_face_list(wider / "wider_face_split" / "wider_face_val_bbx_gt.txt")
+    lists = wider.with_name("fddb") / "FDDB-folds"
+    lists.mkdir(parents=True)
+    for number, (file, name) in enumerate(zip(faces.files, faces.names, strict=True)):
+        boxes = torch.from_numpy(faces.faces_of(number)[:, :4]).double()
+        path = prediction_path(wider.parents[1] / "detections", name)
+        write_predictions(path, Path(name).name, boxes, boxes[:, 3] / 1000)
+        picture = lists.parent / "originalPics" / f"{number}.jpg"
+        picture.parent.mkdir(exist_ok=True)
+        shutil.copy(wider / "WIDER_val" / "images" / file, picture)
+    for fold in range(1, 11):
+        text = f"{fold - 1}\n1\n30.0 20.0 1.5 64.0 64.0 1\n" if fold <= len(faces.files) else ""
+        (lists / f"FDDB-fold-{fold:02d}-ellipseList.txt").write_text(text)
 
 
 @pytest.fixture(scope="module")

@@ -28,8 +28,9 @@ class ASFDSearch(ASFD):
     when on the architecture learns, and writes ``genotype.json``, which is a ``genotype`` of ``ASFD`` at every size.
 
     Logs what ``ASFD`` logs, of the weights, and ``train/arch_loss``, the architecture's, once it learns;
-    ``search/entropy``, the mean over the edges in nats, at most ln 8. Evaluations measure the mixed network. The
-    Trainer counts two steps per batch once both are made, so say how long a search is by ``trainer.max_epochs``.
+    ``search/entropy``, the mean over the edges in nats, at most ln 8 with eight candidates. Evaluations measure the
+    mixed network. The Trainer counts two steps per batch once both are made, so say how long a search is by
+    ``trainer.max_epochs``.
 
     Several processes average gradients and running statistics, and stay equal bit by bit.
 
@@ -48,8 +49,8 @@ class ASFDSearch(ASFD):
         kwargs: of ``ASFD``.
 
     Raises:
-        ValueError: an argument is out of range; before a run: no ``AutoFEMSearch``, or a half precision other than
-            ``bf16-mixed``.
+        ValueError: an argument is out of range; before a run: no ``AutoFEMSearch``, ``trainer.max_steps``, or a half
+            precision other than ``bf16-mixed``.
 
     Source:
         The bi-level search of DARTS (arXiv 1806.09055), first order; partial channels of PC-DARTS (arXiv 1907.05737).
@@ -100,6 +101,11 @@ class ASFDSearch(ASFD):
             return
         if self.learns_architecture is None:  # callbacks are set up before
             raise ValueError("ASFDSearch learns its architecture with AutoFEMSearch: add it to trainer.callbacks")
+        if self.trainer.max_steps >= 0:
+            raise ValueError(
+                f"trainer.max_steps={self.trainer.max_steps}: a search counts two steps per batch once its architecture "
+                "learns; say how long it is by trainer.max_epochs"
+            )
         refuse_half_steps(str(self.trainer.precision), type(self).__name__)
 
     # -- search -------------------------------------------------------------------------------------------------------
@@ -113,6 +119,11 @@ class ASFDSearch(ASFD):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """One step of the architecture, once it learns, then one of the other weights."""
+        if not {"weights", "alphas"} <= batch.keys():
+            raise ValueError(
+                "a batch of a search is {'weights': batch, 'alphas': batch}, of two halves of the training set, but "
+                f"has {', '.join(batch)}: take WIDERFaceDataModule(split_halves=True), or a CombinedLoader"
+            )
         optimizers: Any = self.optimizers()
         if self.learns_architecture:
             arch = self._step(batch["alphas"], self.model.arch_parameters(), optimizers[1])

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torchvision
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from lit_methods.asfd.anchors import STRIDES, decode, make_anchors
@@ -164,8 +165,31 @@ def detector_graphs(
     suppressed = SuppressedGraph(detector, **suppression)
     return {
         "detector": ExportGraph(detector, (image,), {"image": axes | sides}, ("boxes", "scores")),
-        "detector_nms": ExportGraph(suppressed, (image[:1],), {"image": sides}, ("detections", "count")),
+        "detector_nms": ExportGraph(
+            suppressed, (image[:1],), {"image": sides}, ("detections", "count"), aligned=faces_in_order
+        ),
     }
+
+
+def faces_in_order(expected: Sequence[Tensor], got: Sequence[Tensor]) -> list[Tensor]:
+    """Outputs of ``detector_nms`` with the faces in the order of others, as far as they are the same faces.
+
+    Scores that differ by rounding alone may change places between two programs.
+
+    Args:
+        expected: detections (max_boxes, 5) and their number.
+        got: likewise.
+
+    Example:
+        >>> rows = torch.tensor([[0.0, 0, 9, 9, 0.5], [40.0, 0, 50, 9, 0.5]])
+        >>> faces_in_order((rows, torch.tensor([2])), (rows.flip(0), torch.tensor([2])))[0].equal(rows)
+        True
+    """
+    rows, *rest = got
+    if rows.shape != expected[0].shape or not rows.isfinite().all():
+        return list(got)
+    _, order = linear_sum_assignment(torch.cdist(expected[0].double(), rows.double()).numpy())
+    return [rows[torch.from_numpy(order)], *rest]
 
 
 class OwnGraphs:

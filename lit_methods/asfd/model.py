@@ -154,6 +154,10 @@ class ASFDNet(nn.Module):
         """
         return self.head(self.fem(self.neck(self.backbone(image))))
 
+    def extra_repr(self) -> str:
+        """Which detector it is."""
+        return f"size={self.size!r}, channels={self.channels}, genotype={self.genotype.key()!r}"
+
 
 def checked_channels(channels: int | None, row: Size) -> int:
     """The number of channels to build, by default that of a size.

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
-from lit_methods.asfd.detection import detect, detect_multi_scale, size_fault
+from lit_methods.asfd.detection import SMALLEST_SIDE, detect, detect_multi_scale, size_fault
 from lit_methods.asfd.evaluation import DetectionFigures
-from lit_methods.asfd.functional import decode, drmc_loss, face_probability, make_anchors, match_batch
+from lit_methods.asfd.functional import REG_LOSSES, decode, drmc_loss, face_probability, make_anchors, match_batch
 from lit_methods.asfd.genotype import read_genotype
 from lit_methods.asfd.graphs import OwnGraphs
 from lit_methods.asfd.model import ASFD_SIZES, ASFDNet
@@ -168,13 +168,13 @@ class ASFD(OwnPredictions, OwnPictures, OwnGraphs, Described, LightningModule):
             "size": tuple(ASFD_SIZES),
             "cls_mode": ("logit", "cosine"),
             "apply_to": ("both", "positives"),
-            "reg_loss": ("diou", "iou", "giou", "ciou", "smooth_l1"),
+            "reg_loss": REG_LOSSES,
             "pixels": tuple(PIXELS),
         }.items():
             if self.hparams[name] not in known:
                 raise ValueError(f"{name}={self.hparams[name]!r} must be one of {', '.join(known)}")
         low, high = self.hparams["low_threshold"], self.hparams["match_threshold"]
-        if low is not None and not 0 <= low <= high:
+        if low is not None and not 0 < low <= high:
             raise ValueError(f"low_threshold={low} must lie between 0 and match_threshold={high}")
 
     def build_network(self) -> ASFDNet | SearchNet:
@@ -183,15 +183,21 @@ class ASFD(OwnPredictions, OwnPictures, OwnGraphs, Described, LightningModule):
         return ASFDNet(**{name: self.hparams[name] for name in names})
 
     def setup(self, stage: str) -> None:
-        """Refuse data of a search; read the files that ``test --predictions`` names."""
+        """Refuse data of a search, small views and half precision; read the files of ``test --predictions``."""
         super().setup(stage)
+        precision = str(getattr(self.trainer, "precision", ""))
+        if stage != "predict" and precision in ("16-true", "bf16-true"):
+            raise ValueError(f"precision={precision} rounds the boxes of a batch, by pixels; take bf16-mixed")
         data: Any = getattr(self.trainer, "datamodule", None)
-        if stage == "fit" and getattr(data, "split_halves", False) != self.wants_halves:
+        if stage == "fit" and data is not None and getattr(data, "split_halves", False) != self.wants_halves:
             word = "needs" if self.wants_halves else "does not take"
             raise ValueError(
                 f"{type(self).__name__} {word} two halves of the training set: set data.split_halves to "
                 f"{str(self.wants_halves).lower()}"
             )
+        views: Any = getattr(getattr(data, "view", None), "options", None)  # of WIDERFaceDataModule
+        if stage == "fit" and views is not None and views.image_size < SMALLEST_SIDE:
+            raise ValueError(f"data.image_size={views.image_size} must be at least {SMALLEST_SIDE}, the largest stride")
 
     wants_halves = False  # whether it is trained on two batches in step, of weights and of an architecture
 
@@ -213,8 +219,11 @@ class ASFD(OwnPredictions, OwnPictures, OwnGraphs, Described, LightningModule):
         Args:
             image: (B, 3, H, W) RGB in [0, 1].
         """
+        count = len(image)
+        if self.training and count == 1 and max(image.shape[-2:]) <= SMALLEST_SIDE:
+            image = image.expand(2, -1, -1, -1)  # its top level is one value, and batch norm cannot learn from one
         cls, loc = self.model(self.normalize(image).contiguous(memory_format=torch.channels_last))
-        return at_least_float32(cls), at_least_float32(loc)
+        return at_least_float32(cls[:count]), at_least_float32(loc[:count])
 
     def probability(self, cls: Tensor) -> Tensor:
         """Face probabilities (B, A).
@@ -225,6 +234,7 @@ class ASFD(OwnPredictions, OwnPictures, OwnGraphs, Described, LightningModule):
         scale, mode = self.hparams["scale"], self.hparams["cls_mode"]
         return face_probability(cls, self.model.cls_weight, scale=scale, mode=mode)
 
+    @torch.no_grad()
     def detect(self, images: Sequence[Tensor] | Tensor, multi_scale: bool | None = None) -> list[Tensor]:
         """Faces of pictures, each at its own size: (k, 5) x1, y1, x2, y2 in pixels and score, best first.
 
@@ -254,7 +264,12 @@ class ASFD(OwnPredictions, OwnPictures, OwnGraphs, Described, LightningModule):
 
         Args:
             batch: of a training step.
+
+        Raises:
+            ValueError: a side of the images is below 128 pixels.
         """
+        if fault := size_fault(*batch["image"].shape[-2:]):
+            raise ValueError(f"a training image is {fault.partition(':')[0]}: raise data.image_size")
         cls, loc = self.answers(batch["image"])
         anchors = make_anchors(*batch["image"].shape[-2:], device=loc.device)
         matching = {"threshold": "match_threshold", "low_threshold": "low_threshold", "compensate": "compensate"}
@@ -316,7 +331,10 @@ class ASFD(OwnPredictions, OwnPictures, OwnGraphs, Described, LightningModule):
         Raises:
             ValueError: nothing says how long the run is.
         """
+        begun = self.trainer.train_dataloader is not None
         steps = self.trainer.estimated_stepping_batches
+        if not begun:  # lightning 2.6 tells loaders where a checkpoint left them when it makes them: not yet restored
+            self.trainer.fit_loop._combined_loader = None
         if steps == float("inf"):
             raise ValueError("trainer.max_steps or trainer.max_epochs must be given: the rate falls over the run")
         parts = [2 / 3, 5 / 6] if self.hparams["milestones"] is None else self.hparams["milestones"]
@@ -355,7 +373,7 @@ class ASFD(OwnPredictions, OwnPictures, OwnGraphs, Described, LightningModule):
 
     def _detections(self, batch: dict[str, Any]) -> Detections:
         for image, name in zip(batch["image"], batch.get("name", ()), strict=False):
-            if fault := size_fault(*image.shape[1:]):
+            if fault := size_fault(image.shape[1], image.shape[2], self.hparams["multi_scale"]):
                 raise BadImageError(f"the picture {name!r} is {fault}")
         return [{"boxes": found[:, :4], "scores": found[:, 4]} for found in self.detect(batch["image"])]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
-from torchvision.transforms.v2 import functional as tvf
+from torch import Tensor
+
+from lit_methods.classification import Normalize
 
 PIXELS = {  # mean and std of the channels that come out, in their order and range
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -11,7 +12,7 @@ PIXELS = {  # mean and std of the channels that come out, in their order and ran
 }
 
 
-class Pixels(nn.Module):
+class Pixels(Normalize):
     """RGB in [0, 1] to what the network is fed with.
 
     Args:
@@ -31,20 +32,20 @@ class Pixels(nn.Module):
     """
 
     def __init__(self, kind: str = "imagenet") -> None:
-        super().__init__()
         if kind not in PIXELS:
             raise ValueError(f"pixels={kind!r} must be one of {', '.join(PIXELS)}")
+        super().__init__(*map(list, PIXELS[kind]))
         self.kind = kind
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) likewise.
+        """(B, 3, H, W) likewise, in the network's own dtype.
 
         Args:
             image: (B, 3, H, W) RGB in [0, 1].
         """
         if self.kind == "caffe":
             image = image.flip(1) * 255
-        return tvf.normalize(image, *map(list, PIXELS[self.kind]))
+        return super().forward(image)
 
     def extra_repr(self) -> str:
         """Which kind."""

@@ -215,6 +215,10 @@ class SearchNet(nn.Module):
             maps = fem(maps, weights["fpn"], levels["cpm"], weights.get("fpn_shares"), levels.get("cpm_shares"))
         return self.head(maps)
 
+    def extra_repr(self) -> str:
+        """Which search it is."""
+        return f"size={self.size!r}, channels={self.channels}, partial={self.partial}, shared_cpm={self.shared_cpm}"
+
     def _weights(self) -> dict[str, Tensor]:
         """Weights of operations and of edges, after their softmax."""
         weights = {}

@@ -80,7 +80,7 @@ def _predict(cli: RunCLI) -> int:
         cli.trainer, cli.model, cli.datamodule, cli.config.get("input"), cli.module_options(), cli.directory.path
     )
     print("".join(f"{line}\n" for line in preview(outcome.rows)), end="")
-    _leave(cli, {"predict/samples": len(outcome.rows), "predict/unreadable": len(outcome.unreadable)}, "predict")
+    _leave(cli, {"predict/samples": outcome.samples, "predict/unreadable": len(outcome.unreadable)}, "predict")
     return 1 if outcome.unreadable else 0
 
 

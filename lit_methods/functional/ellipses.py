@@ -9,6 +9,8 @@ import math
 import torch
 from torch import Tensor
 
+_FAR = 2**30  # pixels: farther edges of rectangles are there, where whole numbers still hold them
+
 
 def ellipse_rows(ellipse: Tensor) -> tuple[int, Tensor]:
     """The pixels of an ellipse, row by row.
@@ -74,7 +76,8 @@ def rectangle_ellipse_iou(rectangles: Tensor, ellipses: Tensor) -> Tensor:
         raise ValueError(f"rectangles must be (N, 4) finite numbers x, y, w, h, got {tuple(rectangles.shape)}")
     check_ellipses(ellipses)
     boxes = rectangles.detach().double().cpu()
-    edges = (torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:].clamp(min=0)], 1) - 0.5).ceil().long()
+    edges = (torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:].clamp(min=0)], 1) - 0.5).ceil()
+    edges = edges.clamp(-_FAR, _FAR).long()
     left, up, right, down = edges.T
     area = (right - left) * (down - up)
     result = torch.zeros(len(boxes), len(ellipses), dtype=torch.float64)

@@ -157,7 +157,8 @@ def predictions_folder(folder: Path, names: Iterable[str]) -> Path:
         raise ValueError(f"{said} has files of {len(detectors)} detectors: {named}; give the folder of one")
     if not detectors:
         raise FileNotFoundError(
-            f"{said} has no file of any of the {len(names)} images, such as {names[0]!r}; it must have {_LAYOUT}"
+            f"{said} has no file of any of the {len(names)} images, such as {names[0]!r}; it must have {_LAYOUT}, "
+            "for the images that data.root has"
         )
     return detectors[0]
 
@@ -193,7 +194,8 @@ def read_prediction_folder(folder: Path, names: Iterable[str]) -> dict[str, Tens
     if missing := [name for name, path in paths.items() if not path.is_file()]:
         raise FileNotFoundError(
             f"{said} lacks the files of {len(missing)} of {len(names)} images: {shorten(missing)}. "
-            "An image without detections has a file too, with the number 0"
+            "An image without detections has a file too, with the number 0; where most lack, the files may be of "
+            "other data, see data.root"
         )
     depths = {len(PurePosixPath(name).parts) for name in names}
     known = set(paths.values())

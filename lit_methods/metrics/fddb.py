@@ -89,7 +89,8 @@ def image_steps(found: Tensor, faces: Tensor) -> Tensor:
         tensor([[0.5000, 2.0000, 0.0000, 0.0000]], dtype=torch.float64)
     """
     if found.ndim != 2 or found.shape[1] != 5 or not found.isfinite().all():
-        raise ValueError(f"preds must be (n, 5) finite numbers x, y, w, h, score, got {tuple(found.shape)}")
+        fault = tuple(found.shape) if found.isfinite().all() else "NaN or infinity; leave such detections out"
+        raise ValueError(f"preds must be (n, 5) finite numbers x, y, w, h, score, got {fault}")
     found = found.detach().double().cpu()
     overlaps = rectangle_ellipse_iou(found[:, :4], faces).numpy()
     scores = found[:, 4].numpy()

@@ -195,7 +195,7 @@ def test_low_precision_of_the_module_does_not_touch_it():
     [
         ([], [FACE], "an entry for each image, got 0 and 1"),
         ([torch.ones(2, 4)], [FACE], r"preds must be \(n, 5\) finite numbers x, y, w, h, score, got \(2, 4\)"),
-        ([found([0, 0, 1, 1, math.nan])], [FACE], "finite numbers"),
+        ([found([0, 0, 1, 1, math.nan])], [FACE], "NaN or infinity; leave such"),
         ([found()], [torch.ones(1, 4)], r"ellipses must be \(M, 5\)"),
     ],
 )
