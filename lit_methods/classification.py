@@ -26,6 +26,7 @@ from lit_methods.contract import Described, ExportGraph
 from lit_methods.functional.drawing import caption
 from lit_methods.functional.modes import evaluating
 from lit_methods.functional.schedule import lr_factor
+from lit_methods.run_length import batches_per_epoch, whole_steps
 
 
 class Normalize(nn.Module):
@@ -344,11 +345,7 @@ class ImageClassifier(Described, LightningModule):
         raise ValueError("schedule='cosine' needs a run of known length: give trainer.max_epochs or trainer.max_steps")
 
     def _steps_per_epoch(self) -> int:
-        self.trainer.fit_loop.setup_data()  # as trainer.estimated_stepping_batches does: how many batches are there?
-        batches = self.trainer.num_training_batches
-        if not math.isfinite(batches):
-            raise ValueError("a schedule in steps (warmup_epochs, max_steps) needs a training loader of known length")
-        return max(1, math.ceil(batches / self.trainer.accumulate_grad_batches))
+        return whole_steps(batches_per_epoch(self.trainer), self.trainer.accumulate_grad_batches)
 
     def set_plan(self, plan: dict[str, Any] | None) -> None:
         """Rebuild the network for this plan (fresh weights) and remember it for the checkpoint."""

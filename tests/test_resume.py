@@ -130,3 +130,14 @@ def test_workers_change_nothing(whole, tmp_path, step):
     workers = ["--data.num_workers", "2", "--run_dir", str(tmp_path / "run"), "--ckpt_path", checkpoint]
     assert main("fit", [*words(), *workers]) == 0
     assert_close(weights(tmp_path / "run"), weights(whole / "run"), rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_a_run_with_a_warm_up_goes_on_in_the_middle_of_an_epoch(tmp_path, no_figures):
+    """Its optimisers ask how many batches there are; the loaders still learn where they were left."""
+    more = ["--model.warmup_epochs", "1"]
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert main("fit", [*words(tmp_path / "steps"), *more, "--run_dir", str(whole)]) == 0
+    resume = ["--run_dir", str(run), "--ckpt_path", str(tmp_path / "steps" / f"step={STEPS + 1}.ckpt")]
+    assert main("fit", [*words(), *more, *resume]) == 0
+    assert_close(weights(run), weights(whole), rtol=0, atol=0)

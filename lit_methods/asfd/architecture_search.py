@@ -103,15 +103,15 @@ class ASFDSearch(ASFD):
             raise ValueError("ASFDSearch learns its architecture with AutoFEMSearch: add it to trainer.callbacks")
         if self.trainer.max_steps >= 0:
             raise ValueError(
-                f"trainer.max_steps={self.trainer.max_steps}: a search counts two steps per batch once its architecture "
-                "learns; say how long it is by trainer.max_epochs"
+                f"trainer.max_steps={self.trainer.max_steps}: a search counts two steps per batch once both are made; say "
+                "how long it is by trainer.max_epochs"
             )
         refuse_half_steps(str(self.trainer.precision), type(self).__name__)
 
     # -- search -------------------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
-        """SGD of the weights, whose rate rises and falls, and Adam of the architecture."""
+        """The optimiser of the weights, whose rate rises and falls, and Adam of the architecture."""
         weights = self.weight_optimizer(self.model.weight_parameters())
         lr, decay = self.hparams["arch_lr"], self.hparams["arch_weight_decay"]
         alphas = Adam(self.model.arch_parameters(), lr, betas=BETAS, weight_decay=decay)

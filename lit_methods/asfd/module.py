@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim import SGD
+from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from lit_methods.asfd.detection import SMALLEST_SIDE, detect, detect_multi_scale, size_fault
@@ -26,6 +26,7 @@ from lit_methods.asfd.weights import load_detector_weights
 from lit_methods.contract import Described
 from lit_methods.functional.pictures import BadImageError
 from lit_methods.functional.precision import at_least_float32
+from lit_methods.run_length import steps_of_run
 
 Detections = list[dict[str, Tensor]]  # per image "boxes" (k, 4) xyxy and "scores" (k,)
 
@@ -63,9 +64,10 @@ class ASFD(OwnPredictions, OwnPictures, OwnGraphs, Described, LightningModule):
         compensate: a face with fewer positives gets its next best anchors until it has so many; 0 is off.
         pixels: what the network wants: ``"imagenet"``, RGB by mean and std as torchvision's weights do, or ``"caffe"``,
             BGR from 0 to 255 less a mean.
+        optimizer: ``"sgd"``, as published, or ``"adamw"``, which begins sooner where nothing is pretrained.
         lr: learning rate after the warm-up.
         momentum: of SGD.
-        weight_decay: of SGD.
+        weight_decay: of the optimiser.
         warmup_steps: in which the rate rises linearly to ``lr``; no more than a tenth of the run.
         milestones: parts of the run, in [0, 1], after which the rate is multiplied by ``gamma``; ``None``: 2/3 and 5/6.
         gamma: factor at a milestone.
@@ -84,8 +86,8 @@ class ASFD(OwnPredictions, OwnPictures, OwnGraphs, Described, LightningModule):
     Source:
         ASFD, arXiv 2003.11228, of which the abstract could be read; anchors, matching, mining, augmentation and testing
         as in DSFD's official code (arXiv 1810.10220). Ours, as no source settles them: the sizes' widths, the default
-        genotype, the exact losses, ``apply_to``, ``neg_ratio=None``, ``prior``, milestones as parts of the run. The
-        loss is divided by the mean number of positives of all processes, so that several equal one.
+        genotype, the exact losses, ``apply_to``, ``neg_ratio=None``, ``prior``, ``optimizer``, milestones as parts of
+        the run. The loss is divided by the mean number of positives of all processes, so that several equal one.
 
     Example:
         >>> module = ASFD(channels=8)
@@ -113,6 +115,7 @@ class ASFD(OwnPredictions, OwnPictures, OwnGraphs, Described, LightningModule):
         low_threshold: float | None = None,
         compensate: int = 0,
         pixels: Literal["imagenet", "caffe"] = "imagenet",
+        optimizer: Literal["sgd", "adamw"] = "sgd",
         lr: float = 1e-3,
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
@@ -170,6 +173,7 @@ class ASFD(OwnPredictions, OwnPictures, OwnGraphs, Described, LightningModule):
             "apply_to": ("both", "positives"),
             "reg_loss": REG_LOSSES,
             "pixels": tuple(PIXELS),
+            "optimizer": ("sgd", "adamw"),
         }.items():
             if self.hparams[name] not in known:
                 raise ValueError(f"{name}={self.hparams[name]!r} must be one of {', '.join(known)}")
@@ -311,18 +315,20 @@ class ASFD(OwnPredictions, OwnPictures, OwnGraphs, Described, LightningModule):
             self.log(f"train/{name}", value.detach(), prog_bar=bar and name == "loss", batch_size=count)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """SGD, whose rate rises, and falls in steps."""
+        """The optimiser, whose rate rises, and falls in steps."""
         optimizer = self.weight_optimizer(self.model.parameters())
         scheduler = {"scheduler": LambdaLR(optimizer, self.lr_factor()), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}  # type: ignore[return-value]
 
-    def weight_optimizer(self, parameters: Any) -> SGD:
-        """SGD as the hyperparameters have it.
+    def weight_optimizer(self, parameters: Any) -> SGD | AdamW:
+        """The optimiser as the hyperparameters have it.
 
         Args:
             parameters: to be moved.
         """
         lr, momentum, decay = (self.hparams[name] for name in ("lr", "momentum", "weight_decay"))
+        if self.hparams["optimizer"] == "adamw":
+            return AdamW(parameters, lr=lr, weight_decay=decay)
         return SGD(parameters, lr=lr, momentum=momentum, weight_decay=decay)
 
     def lr_factor(self) -> Callable[[int], float]:
@@ -331,10 +337,7 @@ class ASFD(OwnPredictions, OwnPictures, OwnGraphs, Described, LightningModule):
         Raises:
             ValueError: nothing says how long the run is.
         """
-        begun = self.trainer.train_dataloader is not None
-        steps = self.trainer.estimated_stepping_batches
-        if not begun:  # lightning 2.6 tells loaders where a checkpoint left them when it makes them: not yet restored
-            self.trainer.fit_loop._combined_loader = None
+        steps = steps_of_run(self.trainer)
         if steps == float("inf"):
             raise ValueError("trainer.max_steps or trainer.max_epochs must be given: the rate falls over the run")
         parts = [2 / 3, 5 / 6] if self.hparams["milestones"] is None else self.hparams["milestones"]
