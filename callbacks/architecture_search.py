@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from callbacks.genotype_figures import genotype_figure, search_figure
+from callbacks.genotype_file import write_genotype
 from callbacks.report import RunReport
 from callbacks.trial_rounds import TrialRounds, accuracies
 from lit_methods.bpe_mip.jobs import Job, Record
@@ -165,9 +164,7 @@ class ArchitectureSearch(TrialRounds):
         asked = enumerate(zip(self.tried, self.estimates, strict=True), 1)
         rows = [[number, value, " ".join(map(str, sample))] for number, (sample, value) in asked]
         report.table(trainer, "search/evaluations", ["evaluation", "accuracy", "sample28"], rows)
-        if trainer.is_global_zero:
-            path = Path(trainer.default_root_dir, "genotype.json")
-            path.write_text(json.dumps(genotype.to_dict()) + "\n", "utf-8")
+        write_genotype(trainer, genotype.to_dict())
         rank_zero_info(f"search: found {genotype.key()} with an estimate of {accuracy:.4f}")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

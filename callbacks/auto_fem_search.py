@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from callbacks.auto_fem_figures import auto_fem_figure, edge_weights_figure
+from callbacks.genotype_file import write_genotype
 from callbacks.report import RunReport
 
 
@@ -83,10 +83,8 @@ class AutoFEMSearch(Callback):
         """Write what was found."""
         module: Any = pl_module
         genotype = module.genotype()
-        text = json.dumps(genotype.to_dict())
-        RunReport.of(trainer).table(trainer, "search/found", ["genotype"], [[text]])
-        if trainer.is_global_zero:
-            Path(trainer.default_root_dir, "genotype.json").write_text(f"{text}\n", "utf-8")
+        RunReport.of(trainer).table(trainer, "search/found", ["genotype"], [[json.dumps(genotype.to_dict())]])
+        write_genotype(trainer, genotype.to_dict())
         rank_zero_info(f"search: found {genotype.key()}")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

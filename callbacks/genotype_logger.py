@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from callbacks.genotype_figures import alpha_figure, genotype_figure
+from callbacks.genotype_file import write_genotype
 from callbacks.report import RunReport
 from lit_methods.bpe_mip.search_space import Genotype
 
@@ -73,13 +72,13 @@ class GenotypeLogger(Callback):
             genotype = Genotype.from_dict(self.best["genotype"])
             title = f"best of the search: epoch {self.best['epoch']}, val/top1 {self.best['top1']:.3f}"
         _draw(trainer, module, genotype, title)
-        _write(trainer, genotype)
+        write_genotype(trainer, genotype.to_dict())
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show and write what was tested."""
         module: Any = pl_module
         _draw(trainer, module, module.genotype(), "tested")
-        _write(trainer, module.genotype())
+        write_genotype(trainer, module.genotype().to_dict())
 
     def state_dict(self) -> dict[str, Any]:
         """Plain types."""
@@ -95,10 +94,3 @@ def _draw(trainer: Trainer, module: Any, genotype: Genotype, title: str) -> None
         report = RunReport.of(trainer)
         report.figure(trainer, "darts/alphas", alpha_figure(module.alphas().float().softmax(1)))
         report.figure(trainer, "darts/genotype", genotype_figure(genotype, title))
-
-
-def _write(trainer: Trainer, genotype: Genotype) -> None:
-    if trainer.is_global_zero:
-        path = Path(trainer.default_root_dir, "genotype.json")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(genotype.to_dict()) + "\n", "utf-8")

@@ -1,7 +1,7 @@
 """Is a search worth it? Detectors with the genotype that was found, with the default and with random ones, together.
 
     python -m lit_methods.fit asfd_search --run_dir runs/search
-    python examples/compare_genotypes.py --genotype runs/search/genotype.json --epochs 30
+    python examples/compare_genotypes.py --genotype runs/search/genotype.json --epochs 32
 
 trains a detector of the same size for the same number of steps with each, on the drawn faces of the recipe ``asfd``,
 and prints what each gets on the held-out pictures: minutes for each of them. Without arguments it does so on a few
@@ -35,7 +35,19 @@ def candidates(found: str | None, chances: int) -> dict[str, dict[str, Any]]:
 def average_precision(genotype: dict[str, Any], data: WIDERFaceDataModule, channels: int, epochs: int) -> float:
     """Train from nothing, and test."""
     seed_everything(0, verbose=False)
-    module = ASFD(size="d0", genotype=genotype, channels=channels, lr=0.02, warmup_steps=30)
+    module = ASFD(
+        size="d0",
+        genotype=genotype,
+        channels=channels,
+        optimizer="adamw",
+        lr=0.01,
+        weight_decay=0.01,
+        warmup_steps=60,
+        milestones=[0.83],
+        prior=0.25,
+        low_threshold=0.15,
+        reg_weight=3.0,
+    )  # as in the recipe
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=epochs,
@@ -44,6 +56,8 @@ def average_precision(genotype: dict[str, Any], data: WIDERFaceDataModule, chann
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        use_distributed_sampler=False,
+        limit_val_batches=0,
     )
     trainer.fit(module, datamodule=data)
     trainer.test(module, datamodule=data, verbose=False)
@@ -62,7 +76,16 @@ def main() -> None:
     few = {"train": 16, "val": 4} if given.root is None else {}
     root = write_wider_face(Path(given.root or Path(tempfile.mkdtemp(), "wider")), **few)
     data = WIDERFaceDataModule(
-        str(root), batch_size=16, image_size=192, val_images=0, in_memory=True, num_workers=0, eval_batch_size=8
+        str(root),
+        batch_size=8,
+        image_size=160,
+        brightness=16,
+        hue=6,
+        permute=0.0,
+        val_images=24 if given.root else 0,
+        in_memory=True,
+        num_workers=0,
+        eval_batch_size=8,
     )
     for name, genotype in candidates(given.genotype, given.chances).items():
         found = average_precision(genotype, data, given.channels, given.epochs)

@@ -39,7 +39,16 @@ def main() -> None:
     data = WIDERFaceDataModule(
         str(root), batch_size=8, image_size=192, val_images=0, in_memory=True, num_workers=0, eval_batch_size=4
     )
-    module = SeveralSizes(size="d0", channels=24, lr=0.02, warmup_steps=5)
+    module = SeveralSizes(
+        size="d0",
+        channels=24,
+        optimizer="adamw",
+        lr=0.01,
+        warmup_steps=10,
+        prior=0.25,
+        low_threshold=0.15,
+        reg_weight=3.0,
+    )
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=8,

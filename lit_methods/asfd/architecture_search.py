@@ -103,7 +103,7 @@ class ASFDSearch(ASFD):
             raise ValueError("ASFDSearch learns its architecture with AutoFEMSearch: add it to trainer.callbacks")
         if self.trainer.max_steps >= 0:
             raise ValueError(
-                f"trainer.max_steps={self.trainer.max_steps}: a search counts two steps per batch once both are made; say "
+                f"trainer.max_steps={self.trainer.max_steps}: a search counts two steps per batch; say "
                 "how long it is by trainer.max_epochs"
             )
         refuse_half_steps(str(self.trainer.precision), type(self).__name__)

@@ -27,11 +27,12 @@ from lit_methods.contract import Described
 from lit_methods.functional.pictures import BadImageError
 from lit_methods.functional.precision import at_least_float32
 from lit_methods.run_length import steps_of_run
+from lit_methods.stage_figures import StageFigures
 
 Detections = list[dict[str, Tensor]]  # per image "boxes" (k, 4) xyxy and "scores" (k,)
 
 
-class ASFD(OwnPredictions, OwnPictures, OwnGraphs, Described, LightningModule):
+class ASFD(OwnPredictions, OwnPictures, OwnGraphs, StageFigures, Described, LightningModule):
     """Automatic and scalable face detector (ASFD, arXiv 2003.11228): single stage, one anchor per cell of six levels.
 
     Training batch: ``image`` (B, 3, S, S) RGB in [0, 1] and ``boxes``, a list of (n, 4) xyxy in pixels. Evaluation
@@ -97,6 +98,7 @@ class ASFD(OwnPredictions, OwnPictures, OwnGraphs, Described, LightningModule):
     """
 
     model: ASFDNet | SearchNet
+    headline = "ap_all"
 
     def __init__(
         self,
@@ -352,18 +354,11 @@ class ASFD(OwnPredictions, OwnPictures, OwnGraphs, Described, LightningModule):
 
     # -- evaluation ---------------------------------------------------------------------------------------------------
 
-    def _begin_figures(self, stage: str) -> None:
+    def setup_figures(self, stage: str) -> DetectionFigures:
+        """The figures of a stage, ``"val"`` or ``"test"``, which learn from the data how faces are marked."""
         data: Any = getattr(self.trainer, "datamodule", None)
         levels = getattr(data, "levels", ()) if stage == "test" else ()
-        self.figures[stage].begin(levels, getattr(data, "ellipses", False), self.device)
-
-    def on_validation_epoch_start(self) -> None:
-        """Begin anew."""
-        self._begin_figures("val")
-
-    def on_test_epoch_start(self) -> None:
-        """Begin anew."""
-        self._begin_figures("test")
+        return self.figures[stage].begin(levels, getattr(data, "ellipses", False), self.device)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Find the faces of a batch and score them; ``detections`` are for callbacks."""
@@ -383,19 +378,6 @@ class ASFD(OwnPredictions, OwnPictures, OwnGraphs, Described, LightningModule):
     def _scored(self, batch: dict[str, Any], stage: str, detections: Detections) -> dict[str, Any]:
         self.figures[stage].update(batch, detections)
         return {"detections": detections}
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the figures, unless this is only a trial of the first batches."""
-        if not self.trainer.sanity_checking:
-            self._log_figures("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the figures."""
-        self._log_figures("test")
-
-    def _log_figures(self, stage: str) -> None:
-        for name, value in self.figures[stage].compute().items():
-            self.log(f"{stage}/{name}", value, prog_bar=stage == "val" and name == "ap_all")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A checkpoint holds its weights: the file that they once started from may be gone when it is loaded."""

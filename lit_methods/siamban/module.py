@@ -29,11 +29,12 @@ from lit_methods.siamban.own_video import OwnVideo
 from lit_methods.siamban.runs import Track
 from lit_methods.siamban.tracker import TRACKER_CONSTANTS, SiamBANTracker
 from lit_methods.siamban.weights import load_tracker_weights
+from lit_methods.stage_figures import StageFigures
 
 DEFAULT = TRACKER_CONSTANTS["otb100"]
 
 
-class SiamBAN(OwnResults, OwnVideo, Described, LightningModule):
+class SiamBAN(OwnResults, OwnVideo, StageFigures, Described, LightningModule):
     """Siamese box adaptive network for visual tracking (SiamBAN, arXiv 2003.06761).
 
     The template, the target in the first frame, and a larger region of a later frame go through one network. At each
@@ -95,6 +96,7 @@ class SiamBAN(OwnResults, OwnVideo, Described, LightningModule):
         (torch.Size([1, 2, 17, 17]), torch.Size([1, 4, 17, 17]))
     """
 
+    headline = "success_auc"
     backbone_lr_factor: float = 1.0  # of the backbone's learning rate, for BackboneUnfreeze
     points: Tensor
 
@@ -275,14 +277,6 @@ class SiamBAN(OwnResults, OwnVideo, Described, LightningModule):
         figures.begin(getattr(getattr(self.trainer, "datamodule", None), "benchmark", None), self.device)
         return figures
 
-    def on_validation_epoch_start(self) -> None:
-        """Begin anew."""
-        self.setup_figures("val")
-
-    def on_test_epoch_start(self) -> None:
-        """Begin anew."""
-        self.setup_figures("test")
-
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Track the sequences of a batch at once, and score them; ``tracks`` are for callbacks."""
         return self._scored(self.figures["val"].follow(self.tracker(), batch), batch, "val")
@@ -296,19 +290,6 @@ class SiamBAN(OwnResults, OwnVideo, Described, LightningModule):
     def _scored(self, tracks: list[Track], batch: dict[str, Any], stage: str) -> dict[str, Any]:
         self.figures[stage].update(batch, tracks)
         return {"tracks": tracks}
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the figures, unless this is only a trial of the first batches."""
-        if not self.trainer.sanity_checking:
-            self._log_figures("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the figures."""
-        self._log_figures("test")
-
-    def _log_figures(self, stage: str) -> None:
-        for name, value in self.figures[stage].compute().items():
-            self.log(f"{stage}/{name}", value, prog_bar=stage == "val" and name == "success_auc")
 
     # -- files --------------------------------------------------------------------------------------------------------
 
