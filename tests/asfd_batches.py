@@ -1,6 +1,7 @@
 """Bright ellipses on noise, in batches, and the smallest detector that learns to find them."""
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -10,11 +11,15 @@ from torch.utils.data import DataLoader
 from lit_methods import ASFD
 
 SIDE = 128  # the smallest picture
+SIMPLE: dict[str, Any] = {  # a genotype of few tensors, whose number is what a step and a checkpoint take
+    "fpn": {str(level): [["conv_1x1", *range(level, min(level + 2, 8))]] for level in range(2, 8)},
+    "cpm": [[["conv_3x3_d2", 0]], [["identity", 1]]],
+}
 
 
 def asfd(**arguments: Any) -> ASFD:
-    """A module with a network of a hundred thousand weights."""
-    return ASFD(**{"channels": 8, "warmup_steps": 0} | arguments)
+    """A module with a network of few and small layers."""
+    return ASFD(**{"channels": 8, "genotype": SIMPLE, "warmup_steps": 0} | arguments)
 
 
 def scene(
@@ -69,3 +74,10 @@ def pictures(*sizes: tuple[int, int], seed: int = 0) -> dict[str, Any]:
 def loader(*batches: dict[str, Any]) -> DataLoader:
     """These batches, in their order."""
     return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+
+
+def unbegun(steps: int, **more: Any) -> Any:
+    """As much of a Trainer as a module asks for the length of its run, before the first of so many steps."""
+    return SimpleNamespace(
+        estimated_stepping_batches=steps, train_dataloader=(), fit_loop=SimpleNamespace(_combined_loader=None), **more
+    )

@@ -1,10 +1,9 @@
-"""Whole runs of ASFD and its search: what they leave, stopped and resumed, many processes, predict, bad input."""
+"""Whole runs of ASFD: what they leave, stopped and resumed, many processes, predict, bad input."""
 
 import json
 import shutil
 import signal
 import warnings
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,112 +13,43 @@ from lightning.pytorch import Callback
 from PIL import Image
 from torch.testing import assert_close
 
-from lit_methods import ASFD, ASFDSearch
-from lit_methods.asfd.genotype import read_genotype
-from lit_methods.cli import main
-from lit_methods.functional.archives import load_plain
-from tests.left_behind import bit_equal, last_checkpoint, metrics, read_rows, read_summary, timeless, weights
+from lit_methods import ASFD
+from tests.asfd_runs import (
+    ALL_EPOCHS,
+    EPOCHS,
+    STEPS,
+    at_step,
+    chosen,
+    equal_runs,
+    every_step,
+    figures_of,
+    fit,
+    one_line,
+    picture_of,
+    predict,
+    processes,
+    resumed,
+    test,
+    words,
+)
+from tests.left_behind import read_rows, read_summary
 from tests.signals import send_now
-from tests.small_recipes import without_figures
-from tests.two_processes import Run, assert_equal_ranks, run as processes_run
+from tests.two_processes import Run, assert_equal_ranks
 from tests.wandb_record import read_record
 from tests.wider_data import write_truth
-
-CPU = ["--trainer.accelerator", "cpu", "--trainer.devices", "1"]
-EPOCHS, STEPS = 2, 2  # of a run, and of an epoch: four pictures, of which one may have no face
-SMALL = {
-    "model.channels": 8,
-    "data.image_size": 128,
-    "data.batch_size": 2,
-    "data.eval_batch_size": 2,
-    "data.val_images": 2,
-    "data.keep_faceless": True,
-    "data.num_workers": 0,
-    "data.demo": False,
-    "trainer.max_epochs": EPOCHS,
-    "trainer.check_val_every_n_epoch": 1,
-    "trainer.log_every_n_steps": 1,
-    "trainer.num_sanity_val_steps": 0,
-}
-FEW = '["identity", "conv_1x1", "sep_conv_3x3"]'
-SEARCH = {  # a view in each half
-    "model.partial": True,
-    "model.fpn_ops": FEW,
-    "model.cpm_ops": FEW,
-    "data.image_size": 160,
-    "data.batch_size": 1,
-}
-ALL_EPOCHS = ["--checkpoint.save_top_k", "-1"]
-
-
-def words(root: Path, recipe: str = "asfd", **more: Any) -> list[str]:
-    """What makes the recipe small; ``__`` stands for a dot."""
-    given = SMALL | (SEARCH if recipe == "asfd_search" else {}) | {"data.root": root}
-    given |= {name.replace("__", "."): value for name, value in more.items()}
-    return [recipe, *(word for name, value in given.items() for word in (f"--{name}", str(value)))]
-
-
-def fit(words: list[str], folder: Path, *more: str, figures: bool = False) -> int:
-    with nullcontext() if figures else without_figures():
-        return main("fit", [*words, *CPU, *more, "--run_dir", str(folder)])
-
-
-def test(words: list[str], folder: Path, *more: str) -> int:
-    with without_figures():
-        return main("test", [*words, *CPU, *more, "--run_dir", str(folder)])
-
-
-test.__test__ = False  # type: ignore[attr-defined]
-
-
-def every_step(folder: Path) -> list[str]:
-    return [
-        *("--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.every_n_train_steps", "1"),
-        *("--trainer.callbacks.save_top_k", "-1", "--trainer.callbacks.filename", "{epoch}-{step}"),
-        *("--trainer.callbacks.dirpath", str(folder)),
-    ]
 
 
 @pytest.fixture(scope="module")
 def whole(wider_root, tmp_path_factory) -> Path:
-    """A run with its figures, recorded by W&B, and a checkpoint after every step and every epoch."""
+    """A run with its figures, and a checkpoint after every step and every epoch."""
     folder = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WANDB_MODE", "offline")
-        more = [*ALL_EPOCHS, *every_step(folder / "steps"), "--logger", "wandb"]
-        assert fit(words(wider_root), folder / "run", *more, figures=True) == 0
+    assert fit(words(wider_root), folder / "run", *ALL_EPOCHS, *every_step(folder / "steps"), figures=True) == 0
     return folder
 
 
 @pytest.fixture(scope="module")
 def fitted(whole) -> Path:
     return whole / "run"
-
-
-@pytest.fixture(scope="module")
-def searched(wider_root, tmp_path_factory) -> Path:
-    """A search without figures, and a checkpoint after every batch and every epoch."""
-    folder = tmp_path_factory.mktemp("searched")
-    more = [*ALL_EPOCHS, *every_step(folder / "steps")]
-    assert fit(words(wider_root, "asfd_search"), folder / "run", *more) == 0
-    return folder
-
-
-def at_step(whole: Path, step: int) -> Path:
-    (path,) = (whole / "steps").glob(f"*-step={step}.ckpt")
-    return path
-
-
-def chosen(run: Path) -> str:
-    """The checkpoint that was tested: of the best validation, the first of equal ones."""
-    found = {int(row["epoch"]): float(row["val/ap_all"]) for row in metrics(run) if row["val/ap_all"]}
-    best = max(found, key=lambda epoch: (found[epoch], -epoch))
-    (path,) = (run / "checkpoints").glob(f"epoch={best}-*.ckpt")
-    return str(path)
-
-
-def figures_of(run: Path) -> dict[str, float]:
-    return {key: value for key, value in read_summary(run).items() if key.startswith("test/") and key[5] in "ad"}
 
 
 # -- what a run leaves -------------------------------------------------------------------------------------------------
@@ -144,17 +74,22 @@ def test_a_run_leaves_figures_tables_pictures_and_official_files(fitted, wider_r
     assert {"val_predictions.png", "test_predictions.png", "test_curves.png"} <= pictures
 
 
-def test_wandb_has_losses_figures_pictures_and_tables(fitted):
-    record = read_record(fitted)
+@pytest.mark.slow
+def test_wandb_has_losses_figures_pictures_and_tables(wider_root, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run = tmp_path / "run"
+    assert fit(words(wider_root), run, *ALL_EPOCHS, "--logger", "wandb", figures=True) == 0
+    record = read_record(run)
     assert {"val/predictions", "test/predictions", "test/curves"} <= record.media.keys()
     for name in ("loss", "cls_loss", "reg_loss", "positives"):
         assert len(record.at(f"train/{name}")) == STEPS * EPOCHS, name
     assert len(record.at("val/ap_all")) == len(record.at("val/detections")) == EPOCHS
     for table in ("test/events", "test/heights"):
         assert any(table in key for row in record.history for key in row), table
-    assert record.summary["test/ap_all"] == pytest.approx(read_summary(fitted)["test/ap_all"])
+    assert record.summary["test/ap_all"] == pytest.approx(read_summary(run)["test/ap_all"])
 
 
+@pytest.mark.slow
 def test_files_of_detections_score_the_same_again(fitted, wider_root, tmp_path):
     """Without a checkpoint and without pictures; of six decimals, so not to the last bit."""
     root = tmp_path / "widerface"
@@ -175,30 +110,6 @@ def test_test_gives_the_same_figures_again(fitted, wider_root, tmp_path):
 
 
 # -- resume ------------------------------------------------------------------------------------------------------------
-
-
-def equal_runs(one: Path, other: Path, validated: bool = True) -> None:
-    """``validated``: whether both have made the same validations, and so tested the same checkpoint."""
-    assert_close(weights(one), weights(other), rtol=0, atol=0)
-    ours, theirs = last_checkpoint(one), last_checkpoint(other)
-    for name in ("optimizer_states", "lr_schedulers", "lit_methods"):
-        assert bit_equal(ours[name], theirs[name]), name
-    rows = [[row for row in metrics(run) if validated or not row["test/ap_all"]] for run in (one, other)]
-    assert rows[0] == rows[1]
-    if validated:
-        assert timeless(read_summary(one)) == timeless(read_summary(other))
-
-
-def resumed(whole: Path, folder: Path, checkpoint: Path, words: list[str]) -> Path:
-    """The run as it goes on after a step."""
-    run = folder / "run"
-    shutil.copytree(whole / "run", run, ignore=shutil.ignore_patterns("wandb"))
-    shutil.copy(checkpoint, run / "checkpoints" / "here.ckpt")
-    for name in ("checkpoints/last.ckpt", "summary.json", "tables/test_events.csv", "genotype.json"):
-        (run / name).unlink(missing_ok=True)
-    more = [*ALL_EPOCHS, *every_step(folder / "steps"), "--ckpt_path", str(run / "checkpoints" / "here.ckpt")]
-    assert fit(words, run, *more) == 0
-    return run
 
 
 @pytest.mark.parametrize(
@@ -239,86 +150,7 @@ def test_a_signal_in_the_middle_of_an_epoch(whole, wider_root, tmp_path, capsys,
     equal_runs(run, whole / "run")
 
 
-# -- a search ----------------------------------------------------------------------------------------------------------
-
-RESTING = 2  # batches, of four: 40 per cent and more
-
-
-def batch_of(searched: Path, batch: int) -> Path:
-    """The checkpoint after so many batches; the Trainer counts two steps for each that moves the architecture."""
-    return at_step(searched, batch + max(0, batch - RESTING))
-
-
-def test_the_architecture_rests_and_then_learns_while_the_weights_always_do(searched):
-    found = [load_plain(batch_of(searched, number))["state_dict"] for number in (1, 2, 3, 4)]
-    names = {name for name in found[0] if "edge_parameters" in name}
-    assert names == {f"model.edge_parameters.{part}" for part in ("fpn", "cpm", "fpn_shares", "cpm_shares")}
-    for number in range(3):
-        before, after = found[number : number + 2]
-        for name in names:
-            assert torch.equal(before[name], after[name]) == (number + 1 < RESTING), name
-        assert not torch.equal(before["model.head.cls.weight"], after["model.head.cls.weight"])
-    rows = metrics(searched / "run")
-    assert [bool(row["train/arch_loss"]) for row in rows if row["train/loss"]] == [False, False, True, True]
-
-
-def test_a_search_leaves_a_genotype_that_is_trained(searched, wider_root, tmp_path):
-    path = searched / "run" / "genotype.json"
-    found = read_genotype(path)
-    state = last_checkpoint(searched / "run")
-    kept = state["callbacks"]["AutoFEMSearch"]
-    assert kept["genotype"] == json.loads(path.read_text()) == found.to_dict()
-    rows = read_rows(searched / "run" / "tables" / "search_genotypes.csv")
-    assert [row["epoch"] for row in rows] == ["0", "1"]
-    assert rows[-1]["genotype"] == found.key()
-    summary = read_summary(searched / "run")
-    tested = ASFDSearch.load_from_checkpoint(chosen(searched / "run"), map_location="cpu", weights_only=True)
-    assert summary["search/genotype"] == tested.genotype().key()
-    given = words(wider_root, model__genotype=path, trainer__max_epochs=1)
-    few = (
-        "--trainer.limit_train_batches",
-        "1",
-        "--trainer.limit_val_batches",
-        "1",
-        "--trainer.limit_test_batches",
-        "1",
-    )
-    assert fit(given, tmp_path / "run", *few) == 0
-    assert last_checkpoint(tmp_path / "run")["hyper_parameters"]["genotype"] == found.to_dict()
-
-
-@pytest.mark.parametrize(
-    "batch",
-    [
-        pytest.param(1, id="while it rests", marks=pytest.mark.slow),
-        pytest.param(3, id="while it learns", marks=pytest.mark.slow),
-        pytest.param(2, id="between them", marks=pytest.mark.slow),
-    ],
-)
-def test_a_resumed_search_is_bit_equal(searched, wider_root, batch, tmp_path):
-    ends = batch == STEPS  # that one is written behind the validation, which is part of it
-    (epoch,) = (searched / "run" / "checkpoints").glob("epoch=0-*.ckpt")
-    path = epoch if ends else batch_of(searched, batch)
-    run = resumed(searched, tmp_path, path, words(wider_root, "asfd_search"))
-    equal_runs(run, searched / "run")
-    for name in ("genotype.json", "tables/search_genotypes.csv"):
-        assert (run / name).read_text() == (searched / "run" / name).read_text()
-    ours, theirs = (last_checkpoint(each)["callbacks"]["AutoFEMSearch"] for each in (run, searched / "run"))
-    assert ours == theirs
-
-
-@pytest.mark.slow
-def test_predict_asks_the_mixed_network(searched, picture, tmp_path):
-    assert predict("asfd_search", chosen(searched / "run"), tmp_path / "out", "--input", picture, "--min_score", 0) == 0
-    assert len(read_rows(tmp_path / "out" / "predictions.csv")) > 0
-
-
 # -- many processes ----------------------------------------------------------------------------------------------------
-
-
-def processes(command: list[str], more: list[str], folder: Path, number: int = 1, **options: Any) -> Run:
-    with without_figures():
-        return processes_run(command[:1], [*command[1:], *more], folder, number, **options)
 
 
 class AtRest(Callback):
@@ -397,34 +229,12 @@ def test_processes_evaluate_as_one_does(both):
             assert list(map(float, one.split())) == pytest.approx(list(map(float, other.split())), abs=1e-3)
 
 
-@pytest.mark.slow
-def test_processes_search_as_one(wider_root, tmp_path):
-    """They stay equal while the architecture rests and when it learns, whatever faces each has."""
-    many = processes(words(wider_root, "asfd_search"), [], tmp_path / "many", 2)
-    assert_equal_ranks(many)
-    assert all(value.isfinite().all() for value in many.weights.values())
-    assert len(many.logged("train/arch_loss")) == 1
-    last = many.ranks[1]["callbacks"]["AutoFEMSearch"]
-    assert last["genotype"] == json.loads((many.path / "genotype.json").read_text())
-
-
 # -- predict -----------------------------------------------------------------------------------------------------------
 
 
-def predict(recipe: str, checkpoint: str, folder: Path, *more: object) -> int:
-    return main("predict", [recipe, "--ckpt_path", checkpoint, *CPU, *map(str, more), "--run_dir", str(folder)])
-
-
-@pytest.fixture(scope="module")
-def picture(wider_root) -> Path:
-    """A test picture with faces."""
-    (path,) = wider_root.glob("WIDER_val/images/0--Parade/*.jpg")
-    return path
-
-
-def test_predict_finds_what_the_test_found(fitted, picture, tmp_path, capsys):
+def test_predict_finds_what_the_test_found(fitted, wider_root, tmp_path, capsys):
     """Beside a folder, a file that is no picture and one that is too small."""
-    folder = tmp_path / "in"
+    picture, folder = picture_of(wider_root), tmp_path / "in"
     folder.mkdir()
     Image.new("RGB", (140, 130), (90, 80, 70)).save(folder / "plain.png")
     Image.new("RGB", (90, 130)).save(folder / "small.png")
@@ -448,17 +258,12 @@ def test_predict_finds_what_the_test_found(fitted, picture, tmp_path, capsys):
 # -- bad input ---------------------------------------------------------------------------------------------------------
 
 
-def one_line(capsys) -> str:
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    return line
-
-
 @pytest.mark.parametrize(
     ("more", "text"),
     [
         ({"data__image_size": 64}, "image_size=64 must be at least 128"),
         ({"model__genotype": "nowhere.json"}, "nowhere.json"),
-        ({"data__split_halves": True}, "set data.split_halves to false"),
+        pytest.param({"data__split_halves": True}, "set data.split_halves to false", marks=pytest.mark.slow),
         pytest.param({"data__root": "nowhere"}, "nowhere", marks=pytest.mark.slow),
         pytest.param({"data__val_images": 6}, "val_images=6 leaves none", marks=pytest.mark.slow),
         pytest.param({"data__eval_tools": "nowhere"}, "nowhere", marks=pytest.mark.slow),
@@ -470,21 +275,6 @@ def one_line(capsys) -> str:
 def test_one_line_says_what_is_wrong(wider_root, more, text, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert fit(words(wider_root, **more), tmp_path / "run") == 2
-    assert text in one_line(capsys)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("more", "text"),
-    [
-        (["--trainer.callbacks", "callbacks.DetectionResults"], "AutoFEMSearch"),
-        (["--data.split_halves", "false"], "set data.split_halves to true"),
-        (["--trainer.gradient_clip_val", "1.0"], "gradient_clip"),
-        (["--trainer.precision", "16-true"], "16-true"),
-    ],
-)
-def test_one_line_says_what_a_search_lacks(wider_root, more, text, tmp_path, capsys):
-    assert fit(words(wider_root, "asfd_search"), tmp_path / "run", *more) == 2
     assert text in one_line(capsys)
 
 
@@ -530,6 +320,7 @@ def test_files_of_another_split_are_told(fitted, own_root, tmp_path, capsys):
     assert "is of another split" in one_line(capsys)
 
 
+@pytest.mark.slow
 def test_a_test_picture_below_the_largest_stride_is_told(fitted, own_root, tmp_path, capsys):
     path = sorted(own_root.glob("WIDER_val/images/0--Parade/*.jpg"))[0]
     Image.open(path).resize((160, 120)).save(path)

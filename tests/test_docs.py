@@ -126,11 +126,11 @@ def _write_face_sets(wider: Path) -> None:
         boxes = torch.from_numpy(faces.faces_of(number)[:, :4]).double()
         path = prediction_path(wider.parents[1] / "detections", name)
         write_predictions(path, Path(name).name, boxes, boxes[:, 3] / 1000)
-        picture = lists.parent / "originalPics" / f"{number}.jpg"
-        picture.parent.mkdir(exist_ok=True)
+        picture = lists.parent / "originalPics" / "big" / f"img_{number}.jpg"
+        picture.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(wider / "WIDER_val" / "images" / file, picture)
     for fold in range(1, 11):
-        text = f"{fold - 1}\n1\n30.0 20.0 1.5 64.0 64.0 1\n" if fold <= len(faces.files) else ""
+        text = f"big/img_{fold - 1}\n1\n30.0 20.0 1.5 64.0 64.0 1\n" if fold <= len(faces.files) else ""
         (lists / f"FDDB-fold-{fold:02d}-ellipseList.txt").write_text(text)
 
 

@@ -31,6 +31,8 @@ DRAWN_ELSEWHERE = {
     "nad",
     "ppba",  # in test_attack_runs.py
     "siamban",
+    "asfd",
+    "asfd_search",
 }  # the first three as in the recipes on embedded data
 TESTS_ALONE = [r for r in RECIPES if r.startswith("ppba_")]  # their networks are trained elsewhere
 
@@ -201,6 +203,14 @@ def test_the_embedded_tracker_follows_what_it_never_saw(tmp_path, monkeypatch):
     summary = read_summary(tmp_path / "run")
     assert summary["test/success_auc"] >= 0.5
     assert summary["test/success_auc"] >= 1.5 * summary["test/success_auc_static"]
+
+
+@pytest.mark.slow
+def test_the_face_detector_learns(tmp_path, monkeypatch):
+    """As the page says. Boxes that belong to other pictures give next to nothing: tests/methods/test_asfd.py."""
+    monkeypatch.chdir(tmp_path)
+    assert main("fit", ["asfd", "--run_dir", str(tmp_path / "run"), "--trainer.accelerator", "cpu"]) == 0
+    assert read_summary(tmp_path / "run")["test/ap_all"] >= 0.6
 
 
 def test_a_corrupt_picture_in_the_middle_is_one_line(imagenet_root, tmp_path, capsys):

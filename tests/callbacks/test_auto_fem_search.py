@@ -130,7 +130,9 @@ def test_a_module_rests_until_a_batch_says_otherwise():
     assert module.learns_architecture is False
 
 
-@pytest.mark.parametrize(("shared", "partial"), [(True, True), (False, True), (True, False)])
+@pytest.mark.parametrize(
+    ("shared", "partial"), [pytest.param(True, True, marks=pytest.mark.slow), (False, True), (True, False)]
+)
 def test_figures_show_every_edge_and_its_best_operation(shared, partial):
     """Also where edges have shares, and where each level has a context of its own."""
     net = SearchNet("d0", channels=4, shared_cpm=shared, partial=partial, cpm_ops=FEW)

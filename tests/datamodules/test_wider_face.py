@@ -1,38 +1,25 @@
-"""WIDER FACE as data to train and evaluate on: batches, splits, resume, several processes, every fault."""
+"""WIDER FACE as data to train and evaluate on: batches, splits, every fault."""
 
 import shutil
 
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningModule
 from PIL import Image
 
 from datamodules import WIDERFaceDataModule
 from datamodules.wider_face import halves, hold_out
 from lit_methods.functional.pictures import BadImageError
-from tests.every_batch import SaveAfterEveryBatch
 from tests.wider_data import list_text, write_split, write_truth
+from tests.wider_fits import FACE, SMALL, TRAIN, VAL, Seen, ready, write_plain
 
-SMALL = {"batch_size": 2, "image_size": 32, "val_images": 2, "num_workers": 0}
 PLAIN = {"crop": "none", "brightness": 0, "contrast": 0, "saturation": 0, "hue": 0, "permute": 0, "flip": 0}
-FACE = [8, 12, 16, 24]
-TRAIN = {f"{number % 3}--Event--{number % 3}/{number}.jpg": [FACE] for number in range(9)}
-VAL = {
-    "0--Parade/a.jpg": [[1, 2, 30, 40, 2, 1, 0, 0, 1, 0], [5, 6, 0, 8, 0, 0, 0, 1, 0, 0]],
-    "0--Parade/b.jpg": [],
-    "1--Handshaking/c.jpg": [FACE],
-}
 BOXES = {file[:-4]: [face[:4] for face in faces] or [[0, 0, 0, 0]] for file, faces in VAL.items()}
 
 
 @pytest.fixture
 def root(tmp_path):
-    """Nine pictures to train on, three to test on, without the files of the evaluation."""
-    root = tmp_path / "own data ü" / "widerface"
-    write_split(root, "train", TRAIN)
-    write_split(root, "val", VAL)
-    return root
+    return write_plain(tmp_path)
 
 
 def levels(root):
@@ -40,13 +27,6 @@ def levels(root):
         root / "eval_tools" / "ground_truth", BOXES, easy={"0--Parade/a": [1]},
         hard={"0--Parade/a": [1], "1--Handshaking/c": [1]},
     )  # fmt: skip
-
-
-def ready(root, *stages, **options):
-    data = WIDERFaceDataModule(str(root), **SMALL | options)
-    for stage in stages or ("fit",):
-        data.setup(stage)
-    return data
 
 
 def steps(data, epoch=0):
@@ -352,84 +332,6 @@ def test_demo_writes_a_set_once(tmp_path, monkeypatch):
     data.prepare_data()
     data.prepare_data()
     assert calls == [tmp_path / "demo"]
-
-
-class Seen(LightningModule):
-    """Remembers the pictures that it was trained on and those that it was shown."""
-
-    def __init__(self, fail_at=None):
-        super().__init__()
-        self.weight, self.fail_at = torch.nn.Parameter(torch.zeros(())), fail_at
-        self.batches, self.names = [], []
-
-    def training_step(self, batch, batch_idx):
-        if self.global_step == self.fail_at:
-            raise RuntimeError("out of memory")
-        parts = [batch] if "index" in batch else list(batch.values())
-        self.batches.append((self.current_epoch, batch_idx, [part["index"].tolist() for part in parts]))
-        return self.weight * sum(part["image"].mean() for part in parts)
-
-    def validation_step(self, batch, batch_idx):
-        self.names += batch["name"]
-
-    def test_step(self, batch, batch_idx):
-        assert all(image.dtype == torch.float32 for image in batch["image"])
-        self.names += batch["name"]
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-@pytest.mark.filterwarnings("ignore:.*fit.ckpt_path=")
-@pytest.mark.parametrize(("split", "size", "batches"), [(False, 3, 6), (True, 2, 4)])
-def test_a_fit_goes_on_after_any_batch_with_the_pictures_it_had_not_seen(
-    root, make_trainer, tmp_path, split, size, batches
-):
-    def fit(**options):
-        seen = Seen()
-        data = WIDERFaceDataModule(str(root), **SMALL | {"batch_size": size}, split_halves=split)
-        trainer = make_trainer(max_epochs=2, limit_val_batches=0, callbacks=options.pop("callbacks", None))
-        trainer.fit(seen, data, weights_only=False, **options)
-        return seen.batches
-
-    saves = SaveAfterEveryBatch(tmp_path)
-    whole = fit(callbacks=[saves])
-    assert len(whole) == batches
-    for done, path in enumerate(saves.paths, 1):
-        assert fit(ckpt_path=path) == whole[done:]
-
-
-@pytest.mark.filterwarnings("ignore:.*fit.ckpt_path=")
-def test_a_fit_that_failed_in_a_step_gets_its_batch_again(root, make_trainer, tmp_path):
-    from lightning.pytorch.callbacks import OnExceptionCheckpoint
-
-    whole, broken, resumed = Seen(), Seen(fail_at=2), Seen()
-    options = {"max_epochs": 1, "limit_val_batches": 0}
-    make_trainer(**options).fit(whole, WIDERFaceDataModule(str(root), **SMALL))
-    trainer = make_trainer(**options, callbacks=[OnExceptionCheckpoint(tmp_path, "last")], enable_checkpointing=True)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        trainer.fit(broken, WIDERFaceDataModule(str(root), **SMALL))
-    last = tmp_path / "last.ckpt"
-    make_trainer(**options).fit(resumed, WIDERFaceDataModule(str(root), **SMALL), ckpt_path=last, weights_only=False)
-    assert broken.batches + resumed.batches == whole.batches
-
-
-def test_processes_share_pictures_out_and_one_without_any_takes_part(root, company):
-    shares, names = [], []
-    for rank in range(4):
-        company(4, rank)
-        data = ready(root, "fit", "test")
-        shares.append(list(data.train_dataloader().sampler))
-        loader = data.test_dataloader()
-        batches = list(loader)
-        assert len(batches) == len(loader) == 1
-        names.append([name for batch in batches for name in batch["name"]])
-        assert batches[0]["image"] == [] if rank == 3 else len(batches[0]["image"]) == 1
-    assert [len(share) for share in shares] == [2] * 4
-    assert {position for share in shares for _, position in share} == set(range(7))
-    assert names == [["0--Parade/a"], ["0--Parade/b"], ["1--Handshaking/c"], []]
-    empty = data.on_after_batch_transfer(batches[0], 0)
-    assert {key: len(value) for key, value in empty.items()} == dict.fromkeys(empty, 0)
 
 
 def test_a_trainer_validates_on_what_is_held_out(root, make_trainer):

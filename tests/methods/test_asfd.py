@@ -16,7 +16,7 @@ from lit_methods.asfd.pixels import Pixels
 from lit_methods.contract import Exports, Predicts
 from lit_methods.inference import Predictor
 from lit_methods.metrics.face_detection import WIDERFaceAP
-from tests.asfd_batches import SIDE, asfd, loader, pictures, scene, views
+from tests.asfd_batches import SIDE, SIMPLE, asfd, loader, pictures, scene, unbegun, views
 from tests.forked import answers_of
 
 DRAW = torch.Generator().manual_seed
@@ -125,10 +125,11 @@ def mean_gradients(rank, cases, state, folder, put):
     module.load_state_dict(state["weights"])
     for number, case in enumerate(cases):
         _, found = gradients(module, case[rank])
-        for value in found.values():
-            torch.distributed.all_reduce(value)
-            value /= 2
-        torch.save(found, folder / f"{rank}-{number}.pt")
+        total = torch.cat([value.flatten() for value in found.values()])
+        torch.distributed.all_reduce(total)
+        parts = (total / 2).split([value.numel() for value in found.values()])
+        mean = {name: part.view_as(found[name]).clone() for name, part in zip(found, parts, strict=True)}
+        torch.save(mean, folder / f"{rank}-{number}.pt")
     put(rank)
 
 
@@ -163,7 +164,7 @@ def test_processes_without_any_face_have_no_loss(tmp_path):
 
 def factors(steps, **arguments):
     module = asfd(**arguments)
-    module._trainer = SimpleNamespace(estimated_stepping_batches=steps, train_dataloader=())
+    module._trainer = unbegun(steps)
     factor = module.lr_factor()
     return [factor(step) for step in range(steps)]
 
@@ -312,7 +313,7 @@ def test_it_offers_what_the_entry_points_ask_for():
 def test_a_method_with_losses_of_its_own_is_a_subclass(make_trainer, tmp_path):
     """With an argument beside those that it inherits; both are in its checkpoint."""
     trainer = make_trainer(max_epochs=1)
-    fit(trainer, Doubled(times=3.0, channels=8, margin=0.1, warmup_steps=0), views())
+    fit(trainer, Doubled(times=3.0, channels=8, genotype=SIMPLE, margin=0.1, warmup_steps=0), views())
     found = logged(trainer)
     assert found["train/loss"] == pytest.approx(3 * (found["train/cls_loss"] + found["train/reg_loss"]), rel=1e-5)
     trainer.save_checkpoint(tmp_path / "a.ckpt")
@@ -336,8 +337,8 @@ def test_a_checkpoint_holds_its_genotype_and_is_loaded_without_code(make_trainer
     """Also where the genotype came from a file that is gone since."""
     genotype = random_genotype(DRAW(1))
     (tmp_path / "genotype.json").write_text(str(genotype.to_dict()).replace("'", '"'))
-    trainer = make_trainer(max_epochs=1)
-    module = fit(trainer, asfd(genotype=str(tmp_path / "genotype.json"), cls_mode="cosine"), views()).eval()
+    trainer, module = make_trainer(), settled(genotype=str(tmp_path / "genotype.json"), cls_mode="cosine")
+    trainer.strategy.connect(module)
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     (tmp_path / "genotype.json").unlink()
     assert torch.load(tmp_path / "a.ckpt", weights_only=True)["hyper_parameters"]["genotype"] == genotype.to_dict()
@@ -444,9 +445,10 @@ class ByAdam(ASFD):
 
 def test_one_batch_is_overfitted(make_trainer):
     """By an optimiser that is faster at it."""
-    module, given = ByAdam(channels=8, prior=0.25, lr=0.01, warmup_steps=0, milestones=[]), views(3, (2, 1))
+    arguments = {"channels": 8, "genotype": SIMPLE, "prior": 0.25, "warmup_steps": 0, "milestones": []}
+    module, given = ByAdam(**arguments, lr=0.02), views(3, (2, 1))
     first = float(module.losses(given)["loss"].detach())
-    trainer = make_trainer(max_epochs=32, gradient_clip_val=10.0)
+    trainer = make_trainer(max_epochs=20, gradient_clip_val=10.0)
     fit(trainer, module, given)
     assert logged(trainer)["train/loss"] < 0.5 * first
     labels, _ = match_batch(given["boxes"], make_anchors(SIDE, SIDE))
