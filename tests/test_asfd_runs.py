@@ -175,7 +175,7 @@ def both(wider_root, tmp_path_factory) -> tuple[Run, Path]:
     """A run of two processes in float64, and a test by one process of what it has tested."""
     folder = tmp_path_factory.mktemp("both")
     few = {"data__batch_size": 1, "trainer__precision": "64-true", "trainer__gradient_clip_val": "null"}
-    few |= {"model__momentum": 0.0, "model__weight_decay": 0.0}
+    few |= {"model__optimizer": "sgd", "model__momentum": 0.0, "model__weight_decay": 0.0}
     keep = ["--trainer.callbacks+=tests.test_asfd_runs.AtRest"]
     many = processes(words(wider_root, **few), [*ALL_EPOCHS, *keep], folder / "many", 2)
     assert test(words(wider_root, **few), folder / "one", "--ckpt_path", chosen(many.path)) == 0

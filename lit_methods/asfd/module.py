@@ -76,7 +76,7 @@ class ASFD(OwnPredictions, OwnPictures, OwnGraphs, StageFigures, Described, Ligh
         pre_nms: best ones that go through suppression, of an image.
         nms_iou: of two faces that overlap by more the better one stays.
         max_boxes: most faces of an image.
-        multi_scale: whether images are detected at many scales, whose answers vote: slower, and better.
+        multi_scale: whether images are detected at up to a dozen scales, whose answers vote, which is much slower.
         base_checkpoint: weights to start from: a checkpoint of ours, a file with a backbone's weights, or a torchvision
             entry such as ``ResNet50_Weights.IMAGENET1K_V1``.
 
@@ -99,6 +99,7 @@ class ASFD(OwnPredictions, OwnPictures, OwnGraphs, StageFigures, Described, Ligh
 
     model: ASFDNet | SearchNet
     headline = "ap_all"
+    wants_halves = False  # whether it is trained on two batches in step, of weights and of an architecture
 
     def __init__(
         self,
@@ -204,8 +205,6 @@ class ASFD(OwnPredictions, OwnPictures, OwnGraphs, StageFigures, Described, Ligh
         views: Any = getattr(getattr(data, "view", None), "options", None)  # of WIDERFaceDataModule
         if stage == "fit" and views is not None and views.image_size < SMALLEST_SIDE:
             raise ValueError(f"data.image_size={views.image_size} must be at least {SMALLEST_SIDE}, the largest stride")
-
-    wants_halves = False  # whether it is trained on two batches in step, of weights and of an architecture
 
     # -- from images to faces -----------------------------------------------------------------------------------------
 
