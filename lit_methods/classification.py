@@ -25,8 +25,8 @@ from lit_methods.backbones.weights import load_weights, read_weights, untrained
 from lit_methods.contract import Described, ExportGraph
 from lit_methods.functional.drawing import caption
 from lit_methods.functional.modes import evaluating
+from lit_methods.functional.run_length import batches_per_epoch, whole_steps
 from lit_methods.functional.schedule import lr_factor
-from lit_methods.run_length import batches_per_epoch, whole_steps
 
 
 class Normalize(nn.Module):

@@ -26,8 +26,8 @@ from lit_methods.asfd.weights import load_detector_weights
 from lit_methods.contract import Described
 from lit_methods.functional.pictures import BadImageError
 from lit_methods.functional.precision import at_least_float32
-from lit_methods.run_length import steps_of_run
-from lit_methods.stage_figures import StageFigures
+from lit_methods.functional.run_length import steps_of_run
+from lit_methods.metrics.stage_figures import StageFigures
 
 Detections = list[dict[str, Tensor]]  # per image "boxes" (k, 4) xyxy and "scores" (k,)
 

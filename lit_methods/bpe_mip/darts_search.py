@@ -134,7 +134,7 @@ class DARTSSearch(ImageClassifier):
             return
         if not getattr(data, "split_halves", True):
             raise ValueError(f"{type(data).__name__} gives one batch at a time, {_CURE}")
-        refuse_half_steps(str(self.trainer.precision), type(self).__name__)
+        _check_precision(str(self.trainer.precision))
         warn_of_differences(self.recipe, self.trainer, data)
 
     # -- search -------------------------------------------------------------------------------------------------------
@@ -280,3 +280,12 @@ def _stand_in(batch: Batch) -> Batch:
         return batch
     image, label = batch["image"], batch["label"]
     return {"image": image.new_zeros(2, *image.shape[1:]), "label": label.new_zeros(2)}
+
+
+def _check_precision(precision: str) -> None:
+    """Refuse what the search does not survive.
+
+    Example:
+        >>> _check_precision("bf16-mixed")
+    """
+    refuse_half_steps(precision, "DARTSSearch")

@@ -48,7 +48,7 @@ def offered(key: str) -> dict[str, type]:
 
     Example:
         >>> list(offered("data"))[:4]
-        ['CIFARDataModule', 'DukeMTMCDataModule', 'FaceFolderDataModule', 'ImageNetDataModule']
+        ['CIFARDataModule', 'DukeMTMCDataModule', 'FDDBDataModule', 'FaceFolderDataModule']
     """
     names = [name for package in PACKAGES for name in import_module(package).__all__]
     classes = {name: found for name in names if (found := find_class(name))}

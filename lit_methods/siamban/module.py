@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lit_methods.contract import Described, ExportGraph
 from lit_methods.functional.modes import evaluating
+from lit_methods.metrics.stage_figures import StageFigures
 from lit_methods.siamban.evaluation import TrackingFigures
 from lit_methods.siamban.functional import (
     assign_labels,
@@ -29,7 +30,6 @@ from lit_methods.siamban.own_video import OwnVideo
 from lit_methods.siamban.runs import Track
 from lit_methods.siamban.tracker import TRACKER_CONSTANTS, SiamBANTracker
 from lit_methods.siamban.weights import load_tracker_weights
-from lit_methods.stage_figures import StageFigures
 
 DEFAULT = TRACKER_CONSTANTS["otb100"]
 

@@ -77,7 +77,7 @@ def test_a_region_may_reach_beyond_the_picture_and_be_far_away():
 
 
 def test_nothing_overlaps_nothing():
-    assert rectangle_ellipse_iou(torch.empty(0, 4), torch.empty(3, 5) + 1).shape == (0, 3)
+    assert rectangle_ellipse_iou(torch.empty(0, 4), torch.ones(3, 5)).shape == (0, 3)
     assert rectangle_ellipse_iou(torch.ones(2, 4), torch.empty(0, 5)).shape == (2, 0)
     speck = torch.tensor([[0.1, 0.1, 0.0, 5.0, 5.0]])  # holds the middle of no pixel
     assert (
