@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+from torchvision.ops import box_convert
 
 from callbacks.detection_figures import false_positive_figure, precision_recall_figure
 from callbacks.report import RunReport
@@ -167,7 +168,7 @@ def height_rows(rows: Iterable[ImageRow]) -> list[list[Any]]:
     heights, hits = [torch.empty(0)], [torch.empty(0, dtype=torch.bool)]
     for row in rows:
         sure = row.detections[row.detections[:, 4] >= SURE]
-        overlap = pairwise_iou(_xyxy(row.faces), _xyxy(sure))
+        overlap = pairwise_iou(*(box_convert(boxes, "xywh", "xyxy") for boxes in (row.faces, sure[:, :4])))
         heights.append(row.faces[:, 3])
         hits.append((overlap >= OVERLAP).any(dim=1))
     height, hit = torch.cat(heights), torch.cat(hits)
@@ -186,12 +187,7 @@ def _number_first(event: str) -> tuple[int, str]:
 
 
 def _xywh(boxes: Tensor) -> Tensor:
-    boxes = boxes.detach().cpu().double()
-    return torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1)
-
-
-def _xyxy(boxes: Tensor) -> Tensor:
-    return torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:4]], dim=1)
+    return box_convert(boxes.detach().cpu().double(), "xyxy", "xywh")
 
 
 def _figures(module: Any) -> DetectionFigures | None:

@@ -139,7 +139,7 @@ class WIDERFaceDataModule(LightningDataModule):
             image_size=image_size, crop=crop, brightness=brightness, contrast=contrast, saturation=saturation, hue=hue,
             permute=permute, flip=flip, min_face=min_face,
         )  # fmt: skip
-        self.view = RandomView(options, seed)
+        self.view, self.image_size = RandomView(options, seed), image_size
         self.root, self.eval_tools, self.demo = Path(root), eval_tools, demo
         self.batch_size, self.eval_batch_size, self.val_images = batch_size, eval_batch_size, val_images
         self.num_workers, self.seed, self.in_memory, self.split_halves = num_workers, seed, in_memory, split_halves

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.ops import box_convert
 
 from lit_methods.asfd.own_files import OwnFile, unique
 from lit_methods.functional.video import Video
@@ -79,7 +79,7 @@ class FaceRecord:
         else:
             name = f"{file.name}/{frame:06}"
         name = unique(name, self._texts)
-        xywh = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
+        xywh = box_convert(boxes, "xyxy", "xywh")
         write_predictions(self.folder / "detections" / f"{name}.txt", name.rpartition("/")[2], xywh, scores)
 
 

@@ -202,9 +202,9 @@ class ASFD(OwnPredictions, OwnPictures, OwnGraphs, StageFigures, Described, Ligh
                 f"{type(self).__name__} {word} two halves of the training set: set data.split_halves to "
                 f"{str(self.wants_halves).lower()}"
             )
-        views: Any = getattr(getattr(data, "view", None), "options", None)  # of WIDERFaceDataModule
-        if stage == "fit" and views is not None and views.image_size < SMALLEST_SIDE:
-            raise ValueError(f"data.image_size={views.image_size} must be at least {SMALLEST_SIDE}, the largest stride")
+        side = getattr(data, "image_size", SMALLEST_SIDE)
+        if stage == "fit" and side < SMALLEST_SIDE:
+            raise ValueError(f"data.image_size={side} must be at least {SMALLEST_SIDE}, the largest stride")
 
     # -- from images to faces -----------------------------------------------------------------------------------------
 

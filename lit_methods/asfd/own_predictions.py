@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from torchvision.ops import box_convert
 
 from lit_methods.functional.wider_files import read_prediction_folder
 
@@ -65,8 +66,7 @@ class OwnPredictions:
         found = read_prediction_folder(Path(self.predictions), names := data.evaluation_names("test"))
         self._from_files = []
         for name in names:
-            boxes = found[name][:, :4].clone()
-            boxes[:, 2:] += boxes[:, :2]
+            boxes = box_convert(found[name][:, :4], "xywh", "xyxy")
             self._from_files.append({"boxes": boxes, "scores": found[name][:, 4]})
 
     def predictions_of(self, batch: dict[str, Any]) -> list[dict[str, Tensor]] | None:
