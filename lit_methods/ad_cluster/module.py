@@ -14,6 +14,7 @@ from torch.optim import SGD, Optimizer
 from lit_methods.ad_cluster.camera_stargan import CameraStarGAN as CameraStarGAN
 from lit_methods.ad_cluster.source import SourceReID as SourceReID
 from lit_methods.backbones.weights import untrained
+from lit_methods.functional.arguments import check_ranges
 
 
 class ADCluster(SourceReID):
@@ -128,9 +129,7 @@ class ADCluster(SourceReID):
             "source_lr": (lambda v: v > 0, "must be positive"),
             "source_weight_decay": (lambda v: v >= 0, "must not be negative"),
         }
-        for name, (holds, text) in rules.items():
-            if not holds(self.hparams[name]):
-                raise ValueError(f"{name}={self.hparams[name]} {text}")
+        check_ranges(self.hparams, rules)
         if self.hparams["source_epochs"] and not self.hparams["num_classes"]:
             raise ValueError(
                 f"source_epochs={self.hparams['source_epochs']} needs num_classes, identities of labelled pictures: "

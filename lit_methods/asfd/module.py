@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
 
 import torch
@@ -24,6 +24,7 @@ from lit_methods.asfd.pixels import PIXELS, Pixels
 from lit_methods.asfd.search import SearchNet
 from lit_methods.asfd.weights import load_detector_weights
 from lit_methods.contract import Described
+from lit_methods.functional.arguments import Rules, check_choices, check_ranges
 from lit_methods.functional.pictures import BadImageError
 from lit_methods.functional.precision import at_least_float32
 from lit_methods.functional.run_length import steps_of_run
@@ -144,7 +145,7 @@ class ASFD(OwnPredictions, OwnPictures, OwnGraphs, StageFigures, Described, Ligh
             load_detector_weights(self.model, base_checkpoint)
 
     def _check(self) -> None:
-        rules: dict[str, tuple[Callable[[Any], bool], str]] = {
+        rules: Rules = {
             "channels": (lambda v: v is None or v >= 1, "must be at least 1"),
             "scale": (lambda v: v is None or v > 0, "must be positive"),
             "margin": (lambda v: v >= 0, "must not be negative"),
@@ -167,19 +168,16 @@ class ASFD(OwnPredictions, OwnPictures, OwnGraphs, StageFigures, Described, Ligh
             "nms_iou": (lambda v: 0 <= v <= 1, "must lie in [0, 1]"),
             "max_boxes": (lambda v: v >= 1, "must be at least 1"),
         }
-        for name, (holds, text) in rules.items():
-            if not holds(self.hparams[name]):
-                raise ValueError(f"{name}={self.hparams[name]} {text}")
-        for name, known in {
+        check_ranges(self.hparams, rules)
+        choices: dict[str, Collection[str]] = {
             "size": tuple(ASFD_SIZES),
             "cls_mode": ("logit", "cosine"),
             "apply_to": ("both", "positives"),
             "reg_loss": REG_LOSSES,
             "pixels": tuple(PIXELS),
             "optimizer": ("sgd", "adamw"),
-        }.items():
-            if self.hparams[name] not in known:
-                raise ValueError(f"{name}={self.hparams[name]!r} must be one of {', '.join(known)}")
+        }
+        check_choices(self.hparams, choices)
         low, high = self.hparams["low_threshold"], self.hparams["match_threshold"]
         if low is not None and not 0 < low <= high:
             raise ValueError(f"low_threshold={low} must lie between 0 and match_threshold={high}")

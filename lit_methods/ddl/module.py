@@ -17,6 +17,7 @@ from lit_methods.backbones.weights import untrained
 from lit_methods.ddl.functional import DDLOutput
 from lit_methods.ddl.model import ArcFaceHead, CosFaceHead, DistributionDistillationLoss
 from lit_methods.ddl.recognition import FaceRecognition
+from lit_methods.functional.arguments import check_ranges
 from lit_methods.functional.precision import at_least_float32
 from lit_methods.functional.processes import gather_rows
 
@@ -162,9 +163,7 @@ class DDL(FaceRecognition):
             "momentum": (lambda v: 0 <= v < 1, "must lie in [0, 1)"),
             "weight_decay": (lambda v: v >= 0, "must not be negative"),
         }
-        for name, (holds, text) in rules.items():
-            if not holds(self.hparams[name]):
-                raise ValueError(f"{name}={self.hparams[name]} {text}")
+        check_ranges(self.hparams, rules)
         if self.hparams["head"] not in MARGINS:
             raise ValueError(f"head={self.hparams['head']!r} must be one of {', '.join(MARGINS)}")
         classes, names = self.hparams["num_classes"], [self.hparams["easy"], *(self.hparams["hard"] or [])]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Collection
 from typing import Any, Literal
 
 import torch
@@ -13,6 +13,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
 from lit_methods.contract import Described, ExportGraph
+from lit_methods.functional.arguments import Rules, check_choices, check_ranges
 from lit_methods.functional.modes import evaluating
 from lit_methods.metrics.stage_figures import StageFigures
 from lit_methods.siamban.evaluation import TrackingFigures
@@ -145,7 +146,7 @@ class SiamBAN(OwnResults, OwnVideo, StageFigures, Described, LightningModule):
             load_tracker_weights(self.model, base_checkpoint)
 
     def _check(self) -> None:
-        rules: dict[str, tuple[Callable[[Any], bool], str]] = {
+        rules: Rules = {
             "first_distance": (lambda v: v is None or v > 0, "must be positive"),
             "num_pos": (lambda v: v >= 1, "must be at least 1"),
             "num_neg": (lambda v: v >= 1, "must be at least 1"),
@@ -158,16 +159,13 @@ class SiamBAN(OwnResults, OwnVideo, StageFigures, Described, LightningModule):
             "momentum": (lambda v: 0 <= v < 1, "must lie in [0, 1)"),
             "weight_decay": (lambda v: v >= 0, "must not be negative"),
         }
-        for name, (holds, text) in rules.items():
-            if not holds(self.hparams[name]):
-                raise ValueError(f"{name}={self.hparams[name]} {text}")
-        for name, known in {
+        check_ranges(self.hparams, rules)
+        choices: dict[str, Collection[str]] = {
             "label_shape": ("ellipse", "rectangle", "circle"),
             "loc_loss": ("linear_iou", "iou", "giou"),
             "protocol": ("toolkit", "strict"),
-        }.items():
-            if self.hparams[name] not in known:
-                raise ValueError(f"{name}={self.hparams[name]!r} must be one of {', '.join(known)}")
+        }
+        check_choices(self.hparams, choices)
 
     def setup(self, stage: str) -> None:
         """Refuse crops of another size than the network's; read the files that ``test --results`` names."""

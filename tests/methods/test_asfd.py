@@ -414,9 +414,7 @@ def test_two_halves_are_for_the_search():
 
 def test_views_below_the_largest_stride_are_refused_before_a_fit():
     module = asfd()
-    module._trainer = SimpleNamespace(
-        datamodule=SimpleNamespace(view=SimpleNamespace(options=SimpleNamespace(image_size=127)))
-    )
+    module._trainer = SimpleNamespace(datamodule=SimpleNamespace(image_size=127))
     with pytest.raises(ValueError, match=r"data\.image_size=127 must be at least 128, the largest stride"):
         module.setup("fit")
 
