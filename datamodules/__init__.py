@@ -18,7 +18,11 @@ key                    value
                        where levels are known ``keep_easy``, ``keep_medium``, ``keep_hard``, lists of (n_i,) bool
 ``ellipses``           list of (n_i, 5) float64, major radius, minor radius, angle in radians, x and y of the centre:
                        FDDB, with ``image``, list of (3, H, W), ``name``, list of str, and ``index``
-``tokens``             (B, L) int64: RefCOCO, with ``box`` (B, 4) and ``mask`` (B, 1, H, W)
+``tokens``             (B, L) int64, ids of words, 0 for none and 1 for unknown ones: RefCOCO, with ``box`` (B, 4)
+                       float32, xyxy in pixels of ``image``, and ``mask`` (B, 1, H, W) uint8 of 0 and 1; in its
+                       evaluations ``mask`` is a list of (h, w) of the picture's own size, beside ``size`` (B, 2) int64,
+                       h and w, ``image_id`` and ``ref_id`` (B,) int64, ``sentence`` and ``file``, lists of str, and
+                       ``index``, the number of the sentence
 ``template``           (B, 3, s, s), with ``search`` (B, 3, s, s), both float32 BGR, 0 to 255, ``box`` (B, 4) in search
                        pixels and ``negative`` (B,) bool, two different objects: LaSOT training
 ``frames``             list of the paths of S videos that are tracked at a time, with ``name``, ``boxes`` list of (n, 4)
@@ -39,7 +43,8 @@ does one that has finished the classes that ``per_class_batch`` gave it to train
 ``{"weights": batch, "alphas": batch}``; one of ``TrialDataModule`` is a job, ``{"jobs": [job]}``; one of
 ``FaceFolderDataModule``, or of ``Market1501DataModule`` with ``train_on="branches"``, is a batch for each branch of its
 training set, ``{"easy": batch, "hard": batch}``, with ``image``, ``label`` and ``pair``. ``FaceFolderDataModule`` has a
-loader for each evaluation set, where ``index`` is the position in the file of the set.
+loader for each evaluation set, where ``index`` is the position in the file of the set. ``RefCOCODataModule`` goes
+through pictures in evaluations: a batch has a row for every sentence about them.
 
 The names below are imported when they are first used.
 """
@@ -59,6 +64,7 @@ if TYPE_CHECKING:
         Market1501DataModule as Market1501DataModule,
     )
     from datamodules.places365 import Places365DataModule as Places365DataModule
+    from datamodules.refcoco import RefCOCODataModule as RefCOCODataModule
     from datamodules.tracking_benchmark import TrackingBenchmarkDataModule as TrackingBenchmarkDataModule
     from datamodules.trials import TrialDataModule as TrialDataModule
     from datamodules.wider_face import WIDERFaceDataModule as WIDERFaceDataModule
