@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from callbacks.detection_results import DetectionResults as DetectionResults
     from callbacks.direct_transfer import DirectTransfer as DirectTransfer
     from callbacks.filter_sketch_pruning import FilterSketchPruning as FilterSketchPruning
+    from callbacks.grounding_results import GroundingResults as GroundingResults
+    from callbacks.grounding_visualizer import GroundingVisualizer as GroundingVisualizer
     from callbacks.hrank_pruning import HRankPruning as HRankPruning
     from callbacks.interruption import Interruption as Interruption
     from callbacks.learning_rate import LearningRateOnResume as LearningRateOnResume

@@ -81,6 +81,47 @@ class RunReport(Callback):
             self._hand_over(trainer, key, lambda logger, step: _log_picture(logger, step, key, path))
         return path
 
+    def overlay(
+        self,
+        trainer: Trainer,
+        key: str,
+        images: Sequence[np.ndarray],
+        boxes: Mapping[str, Sequence[Any]],
+        masks: Mapping[str, Sequence[Any]],
+        *,
+        captions: Sequence[str],
+        sheet: np.ndarray,
+    ) -> Path:
+        """Save a sheet of drawn pictures as PNG, and give W&B the pictures themselves, boxes and masks apart.
+
+        W&B shows all of them in one panel, in which every layer can be switched on and off. Other loggers get the
+        sheet. Pictures of several sizes are filled up with white at the right and at the bottom: W&B takes all of a
+        panel to be as large as the first.
+
+        Args:
+            trainer: the run's.
+            key: such as ``"val/grounding"``.
+            images: (H, W, 3) uint8 RGB each, at least one.
+            boxes: per layer, such as ``"prediction"`` and ``"truth"``, those of each picture, (4,) or (k, 4) x1, y1,
+                x2, y2 in pixels; what is not finite is left out.
+            masks: likewise one (H, W) each, foreground where it is not 0.
+            captions: a line each.
+            sheet: (H', W', 3) uint8 RGB, all of it drawn.
+
+        Returns:
+            The path of the sheet.
+
+        Raises:
+            ValueError: no pictures, or a layer or ``captions`` has not one entry for each.
+        """
+        path = self._path(trainer, "pictures", key, ".png")
+        if trainer.is_global_zero:
+            _check_overlay(images, captions, boxes=boxes, masks=masks)
+            Image.fromarray(sheet).save(path)
+            shown = (list(captions), images, boxes, masks)
+            self._hand_over(trainer, key, lambda logger, step: _log_overlay(logger, step, key, path, *shown))
+        return path
+
     def film(self, trainer: Trainer, key: str, frames: np.ndarray | Sequence[np.ndarray], fps: float = 10) -> Path:
         """Save RGB pictures as a GIF that repeats for ever and rests a second on the last one; returns its path.
 
@@ -227,6 +268,17 @@ def _with_palette(frames: np.ndarray | Sequence[np.ndarray]) -> list[Image.Image
     return [drawn.crop((0, top, width, top + height)) for top in range(0, len(strip), height)]
 
 
+def _check_overlay(
+    images: Sequence[np.ndarray], captions: Sequence[str], **layers: Mapping[str, Sequence[Any]]
+) -> None:
+    if not len(images):
+        raise ValueError("images must be at least one picture, got none")
+    named = {f"{kind}[{name!r}]": values for kind, given in layers.items() for name, values in given.items()}
+    for name, values in {"captions": captions, **named}.items():
+        if len(values) != len(images):
+            raise ValueError(f"{name} must have one entry for each of {len(images)} images, got {len(values)}")
+
+
 def _write_rows(path: Path, rows: Sequence[Sequence[Any]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
@@ -241,6 +293,50 @@ def _log_picture(logger: Logger, step: int, key: str, path: Path) -> None:
         logger.experiment.add_image(key, pixels, step, dataformats="HWC")
     elif hasattr(logger, "log_image"):
         logger.log_image(key=key, images=[str(path)], step=step)
+
+
+def _log_overlay(
+    logger: Logger,
+    step: int,
+    key: str,
+    path: Path,
+    captions: list[str],
+    images: Sequence[np.ndarray],
+    boxes: Mapping[str, Sequence[Any]],
+    masks: Mapping[str, Sequence[Any]],
+) -> None:
+    if not isinstance(logger, WandbLogger):
+        _log_picture(logger, step, key, path)
+        return
+    height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
+    margins = [((0, height - image.shape[0]), (0, width - image.shape[1])) for image in images]
+    filled = [np.pad(image, (*m, (0, 0)), constant_values=255) for image, m in zip(images, margins, strict=True)]
+    classes = dict(enumerate(dict.fromkeys([*boxes, *masks]), 1))  # a layer is a class and has its colour; 0 is no mask
+    ids = {name: number for number, name in classes.items()}
+    media: dict[str, list[dict[str, Any]]] = {"boxes": [], "masks": []}
+    for row, margin in enumerate(margins):
+        found = {name: _wandb_boxes(values[row], name, ids[name]) for name, values in boxes.items()}
+        inside = {name: np.pad(_array(values[row]) != 0, margin) for name, values in masks.items()}
+        media["boxes"].append({name: {"box_data": of, "class_labels": classes} for name, of in found.items()})
+        media["masks"].append(
+            {
+                name: {"mask_data": of.astype(np.uint8) * ids[name], "class_labels": classes}
+                for name, of in inside.items()
+            }
+        )
+    logger.log_image(key=key, images=filled, step=step, caption=captions, **media)
+
+
+def _wandb_boxes(boxes: Any, caption: str, class_id: int) -> list[dict[str, Any]]:
+    rows = _array(boxes).reshape(-1, 4).astype(float)
+    positions = [
+        dict(zip(("minX", "minY", "maxX", "maxY"), row, strict=True)) for row in rows[np.isfinite(rows).all(1)].tolist()
+    ]
+    return [{"position": p, "domain": "pixel", "class_id": class_id, "box_caption": caption} for p in positions]
+
+
+def _array(values: Any) -> np.ndarray:
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
 def _log_film(logger: Logger, step: int, key: str, path: Path) -> None:

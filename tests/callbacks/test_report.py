@@ -1,4 +1,5 @@
 import csv
+import json
 import warnings
 
 import numpy as np
@@ -275,3 +276,118 @@ def test_the_offline_record_of_wandb_holds_a_film(make_trainer, tmp_path, monkey
     (film,) = record.media["test/walk"]
     assert film.suffix == ".gif"
     assert film.read_bytes() == path.read_bytes()
+
+
+# -- overlays ---------------------------------------------------------------------------------------------------------
+
+
+def overlay_of(trainer, **changed):
+    """Two pictures of different sizes, the second with two boxes found, a broken one among them, and no true mask."""
+    mask = np.zeros((4, 5), bool)
+    mask[1:3, :2] = True
+    given = {
+        "images": [picture(), np.full((6, 3, 3), 7, np.uint8)],
+        "boxes": {
+            "prediction": [torch.tensor([0, 1, 2, 3]), np.array([[0, 0, 2.5, 4], [np.nan, 0, 1, 1]])],
+            "truth": [[1, 1, 4, 4], np.zeros((0, 4))],
+        },
+        "masks": {
+            "prediction": [mask, torch.ones(6, 3, dtype=torch.bool)],
+            "truth": [mask.astype(np.uint8), np.zeros((6, 3))],
+        },
+        "captions": ["left | 0.5", "all"],
+        "sheet": np.zeros((20, 30, 3), np.uint8),
+    }
+    return RunReport().overlay(trainer, "val/grounding", **given | changed)
+
+
+def test_an_overlay_leaves_its_sheet_and_so_it_is_for_other_loggers(make_trainer, tmp_path):
+    taking, board = Taking(), Board()
+    trainer = make_trainer(logger=[taking])
+    trainer._loggers.append(board)
+    path = overlay_of(trainer)
+    assert path == tmp_path / "pictures" / "val_grounding.png"
+    assert Image.open(path).size == (30, 20)
+    assert taking.images == [("val/grounding", [str(path)], 0)]
+    assert [(call[0], call[1], call[2].shape) for call in board.calls] == [("add_image", "val/grounding", (20, 30, 3))]
+
+
+def test_wandb_gets_an_overlay_as_pictures_with_boxes_and_masks_of_its_own(make_trainer, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    logger = RunWandbLogger(tmp_path / "run", {}, offline=True, run={})
+    (tmp_path / "run").mkdir()
+    trainer = make_trainer(logger=logger)
+    trainer.fit_loop.epoch_loop._batches_that_stepped = 3
+    overlay_of(trainer)
+    logger.close()
+    record = read_record(tmp_path / "run")
+    (shown,) = record.at("val/grounding").values()
+    assert list(record.at("val/grounding")) == [3]
+    assert (shown["_type"], shown["count"], shown["captions"]) == ("images/separated", 2, ["left | 0.5", "all"])
+    assert (shown["width"], shown["height"]) == (5, 6)  # both, filled up with white
+    first, second = (np.asarray(Image.open(path)) for path in record.media["val/grounding"])
+    assert first.shape == second.shape == (6, 5, 3)
+    assert (first[:4] == picture()).all()
+    assert (first[4:] == 255).all()
+    assert (second[:, 3:] == 255).all()
+
+    files = record.folder / "files"
+    classes = {"1": "prediction", "2": "truth"}
+    boxes = [
+        {layer: json.loads((files / each["path"]).read_text()) for layer, each in of.items()}
+        for of in shown["all_boxes"]
+    ]
+    found = {
+        (row, layer): [list(box["position"].values()) for box in each["box_data"]]
+        for row, of in enumerate(boxes)
+        for layer, each in of.items()
+    }
+    assert found == {
+        (0, "prediction"): [[0, 1, 2, 3]],
+        (0, "truth"): [[1, 1, 4, 4]],
+        (1, "prediction"): [[0, 0, 2.5, 4]],
+        (1, "truth"): [],
+    }
+    assert list(boxes[0]["truth"]["box_data"][0]["position"]) == ["minX", "minY", "maxX", "maxY"]
+    assert {each["box_data"][0]["domain"] for each in boxes[0].values()} == {"pixel"}  # else they are parts of a side
+    assert [boxes[0][layer]["box_data"][0]["class_id"] for layer in ("prediction", "truth")] == [1, 2]
+    assert boxes[0]["truth"]["class_labels"] == classes
+    masks = [{layer: np.asarray(Image.open(files / m["path"])) for layer, m in of.items()} for of in shown["all_masks"]]
+    expected = np.zeros((6, 5), np.uint8)
+    expected[1:3, :2] = 1
+    assert (masks[0]["prediction"] == expected).all()
+    assert (masks[0]["truth"] == 2 * expected).all()
+    assert (masks[1]["prediction"] == [1, 1, 1, 0, 0]).all()
+    assert not masks[1]["truth"].any()
+    assert record.config["_wandb"]["mask/class_labels"]["val/grounding_wandb_delimeter_truth"]["value"] == classes
+
+
+def test_an_overlay_without_boxes_or_masks_is_one_still(make_trainer):
+    logger = Wandb()
+    overlay_of(make_trainer(logger=logger), masks={})
+    overlay_of(make_trainer(logger=logger), boxes={}, masks={})
+    with_boxes, bare = (logged["val/grounding"] for logged, _ in logger.logged)
+    assert list(with_boxes[0]._boxes) == ["prediction", "truth"]
+    assert with_boxes[0]._masks is None
+    assert bare[0]._boxes is None
+    assert len(bare) == 2
+
+
+def test_overlays_that_do_not_fit_together(make_trainer):
+    trainer = make_trainer()
+    for wrong, message in [
+        ({"images": []}, "images must be at least one picture, got none"),
+        ({"captions": ["one"]}, "captions must have one entry for each of 2 images, got 1"),
+        ({"masks": {"truth": []}}, r"masks\['truth'\] must have one entry for each of 2 images, got 0"),
+        ({"boxes": {"found": [[0, 0, 1, 1]] * 3}}, r"boxes\['found'\] must have one entry for each of 2 images, got 3"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            overlay_of(trainer, **wrong)
+
+
+def test_other_processes_hand_over_no_overlay(make_trainer, tmp_path, monkeypatch):
+    trainer = make_trainer()
+    monkeypatch.setattr(type(trainer.strategy), "is_global_zero", property(lambda self: False))
+    assert overlay_of(trainer, sheet=None) == tmp_path / "pictures" / "val_grounding.png"
+    assert not any(tmp_path.iterdir())
