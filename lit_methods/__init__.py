@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lit_methods.filter_sketch.module import FilterSketch as FilterSketch
     from lit_methods.hrank.module import HRank as HRank
     from lit_methods.inference import Predictor as Predictor
+    from lit_methods.mcn.module import MCN as MCN
     from lit_methods.ppba.module import PPBA as PPBA
     from lit_methods.siamban.module import SiamBAN as SiamBAN
 

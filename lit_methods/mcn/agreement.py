@@ -22,6 +22,7 @@ def picture_box(box: Tensor, height: int, width: int, size: int) -> Tensor:
         (4,) float64 on the CPU.
 
     Example:
+        >>> import torch
         >>> picture_box(torch.tensor([0, 8, 40, 40]), 48, 128, 64)  # half as large, 20 pixels of grey above
         tensor([ 0.,  0., 80., 40.], dtype=torch.float64)
     """
@@ -40,6 +41,7 @@ def agreement(box: Tensor, mask: Tensor) -> float:
         0 to 1; 0 where the mask is empty or the box is not finite.
 
     Example:
+        >>> import torch
         >>> mask = torch.zeros(6, 8)
         >>> mask[1:3, 2:6] = 1
         >>> agreement(torch.tensor([2.0, 1, 6, 5]), mask)
