@@ -203,17 +203,6 @@ def test_other_methods_leave_nothing_and_batches_without_names_are_refused(make_
         GroundingResults(num_cases=0)
 
 
-@pytest.mark.parametrize(
-    ("box", "expected"),
-    [([2, 1, 6, 3], 1), ([2, 1, 6, 5], 0.5), ([6, 1, 8, 3], 0), ([torch.nan, 1, 6, 3], 0), ([torch.inf] * 4, 0)],
-)
-def test_agreement_is_the_overlap_with_the_extent_of_the_mask(box, expected):
-    mask = torch.zeros(6, 8, dtype=torch.bool)
-    mask[1, 2] = mask[2, 5] = True  # its extent is 2, 1, 6, 3, however little of it is covered
-    assert agreement(torch.tensor(box), mask) == expected
-    assert agreement(torch.tensor(box), mask & False) == 0
-
-
 def test_exactly_one_half_is_not_right_and_rounding_decides_no_order():
     row = SentenceRow(0, 0, 0, "", 0.5, 0.5000001, 0.0, 0.0)
     assert row.right == "mask"
