@@ -27,7 +27,8 @@ class GroundingVisualizer(Callback):
 
     Args:
         num_images: drawings, at most the sentences of one batch.
-        every_n_epochs: draw the validation's every so many epochs, the first one included.
+        every_n_epochs: draw the validation's every so many epochs, the first one included; where not every epoch has a
+            validation, that of the next epoch which has one.
 
     Raises:
         ValueError: one of them is below 1; before a run: the module has no ``predict_rows``.
@@ -60,8 +61,9 @@ class GroundingVisualizer(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Draw the first validation batch."""
+        epochs = trainer.check_val_every_n_epoch or 1  # since the last validation
         first = batch_idx == 0 and dataloader_idx == 0
-        if first and not trainer.sanity_checking and trainer.current_epoch % self.every_n_epochs == 0:
+        if first and not trainer.sanity_checking and trainer.current_epoch % self.every_n_epochs < epochs:
             self._draw(trainer, pl_module, batch, "val/grounding")
 
     def on_test_batch_end(

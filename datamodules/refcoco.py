@@ -67,15 +67,16 @@ class RefCOCODataModule(LightningDataModule):
         size: side of the letterboxed pictures, a multiple of 32.
         max_words: words of a sentence; 15 for RefCOCO and RefCOCO+ and 20 for RefCOCOg in MCN's paper.
         batch_size: refs in a batch of training, per process.
+        num_workers: worker processes per loader; 0 loads in the main process.
         eval_batch_size: pictures in a batch of evaluation, per process.
         test_split: ``"testA"``, ``"testB"``, ``"test"``, ``"val"``; ``None`` is the first test split that there is by
             this rule, or ``"val"``.
-        num_workers: worker processes per loader; 0 loads in the main process.
         seed: decides the order of training and which sentence is taken.
         in_memory: keep letterboxed training pictures; for small sets, in each worker process.
         on_bad_image: ``raise`` stops at a training picture that cannot be read and names it; ``skip`` warns once per
             file, takes the next ref, and counts (:attr:`bad_images`, :meth:`summary`). Evaluation always stops.
-        demo: write a small set of drawn shapes to ``root`` where there is none.
+        demo: write a small set of drawn shapes to ``root`` where the data set is not there; it shares its pictures with
+            other such sets.
 
     Attributes:
         max_words: as given.
@@ -105,9 +106,9 @@ class RefCOCODataModule(LightningDataModule):
         size: int = 416,
         max_words: int = 15,
         batch_size: int = 35,
+        num_workers: int = 2,
         eval_batch_size: int = 8,
         test_split: str | None = None,
-        num_workers: int = 2,
         seed: int = 0,
         in_memory: bool = False,
         on_bad_image: Literal["raise", "skip"] = "raise",

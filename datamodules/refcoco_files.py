@@ -195,6 +195,13 @@ def find_refs(folder: Path, split_by: str) -> Path | None:
     Args:
         folder: of the data set, such as ``data/refer/refcoco``.
         split_by: who divided it.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     Path(root, "refs(unc).p").touch()
+        ...     find_refs(Path(root), "unc").name, find_refs(Path(root), "google")
+        ('refs(unc).p', None)
     """
     files = (folder / f"refs({split_by}).{ending}" for ending in ("json", "p"))
     return next((file for file in files if file.is_file()), None)

@@ -241,7 +241,8 @@ class ReferringImages(Dataset[dict[str, Any]]):
             BadImageError: a picture cannot be read; names it.
             ValueError: a picture is not of the size that the annotations say.
         """
-        images, counts, boxes, masks, ids = [], [], [], [], []
+        images, counts, boxes, ids = [], [], [], []
+        drawn: list[tuple[Mask, int]] = []
         sentences: list[str] = []
         files: list[str] = []
         index: list[int] = []
@@ -253,8 +254,7 @@ class ReferringImages(Dataset[dict[str, Any]]):
             files += [str(path)] * counts[-1]
             for target in self.images[number]:
                 said = len(target.sentences)
-                mask = torch.from_numpy(self._masks.get(target.ref_id, target.mask))
-                masks += [mask] * said
+                drawn.append((self._masks.get(target.ref_id, target.mask), said))
                 boxes += [target.letterboxed(self.size)] * said
                 ids += [(target.height, target.width, target.image_id, target.ref_id)] * said
                 sentences += target.sentences
@@ -265,7 +265,7 @@ class ReferringImages(Dataset[dict[str, Any]]):
             "image": stacked.repeat_interleave(torch.tensor(counts, dtype=torch.int64), 0),
             "tokens": torch.tensor(tokens, dtype=torch.int64).view(-1, self.vocabulary.max_words),
             "box": torch.stack(boxes) if boxes else torch.zeros((0, 4)),
-            "mask": masks,
+            "mask": _side_by_side(drawn),
             "size": table[:, :2].clone(),
             "image_id": table[:, 2].clone(),
             "ref_id": table[:, 3].clone(),
@@ -281,3 +281,12 @@ class ReferringImages(Dataset[dict[str, Any]]):
             raise BadImageError(f"{error}. An evaluation leaves nothing out: get the file again.") from error
         self.images[number][0].check_size(picture, path)
         return torch.from_numpy(letterbox_image(picture, self.size))
+
+
+def _side_by_side(drawn: Sequence[tuple[Mask, int]]) -> list[Tensor]:
+    """Masks as tensors, each so many times, in one piece of memory: a worker hands each piece over as an open file."""
+    if not drawn:
+        return []
+    flat = torch.from_numpy(np.concatenate([mask.ravel() for mask, _ in drawn]))
+    parts = zip(flat.split([mask.size for mask, _ in drawn]), drawn, strict=True)
+    return [each for part, (mask, times) in parts for each in [part.view(mask.shape)] * times]

@@ -98,6 +98,15 @@ def read_targets(folder: Path, split_by: str, splits: Sequence[str]) -> dict[str
 
     Source:
         Section 5.1. The box is the annotation's, cut to whole pixels.
+
+    Example:
+        >>> import tempfile
+        >>> from datamodules.demo import write_refcoco
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     root = write_refcoco(Path(folder, "refer"), images={"val": 1}, size=(64, 48))
+        ...     found = read_targets(root / "refcoco", "unc", ["train", "val"])
+        >>> list(found), found["val"][0].file, found["val"][0].mask().shape
+        (['val'], 'COCO_train2014_000000100001.jpg', (48, 64))
     """
     refs = read_refs(folder, split_by)
     instances = read_instances(folder / "instances.json", refs)

@@ -166,6 +166,14 @@ def wider_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_wider_face(tmp_path_factory.mktemp("wider") / "widerface", train=6, val=6, size=(128, 160), faces=4)
 
 
+@pytest.fixture(scope="session")
+def refcoco_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small RefCOCO, RefCOCO+ and RefCOCOg: 4 drawn pictures to train on, 1 to 3 of each other split. Do not change."""
+    from tests.mcn_runs import write_refer_sets
+
+    return write_refer_sets(tmp_path_factory.mktemp("refer"))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _tiny_networks() -> None:
     from tests.tiny import register

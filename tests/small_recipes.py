@@ -112,6 +112,7 @@ def overrides(
     lasot_root,
     crops_root,
     wider_root,
+    refcoco_root,
     warm_weights,
 ) -> Callable[[str], list[str]]:
     """What makes a recipe small enough for a test, without touching what it is about."""
@@ -140,6 +141,8 @@ def overrides(
                 words += ["--data.extra_sets", json.dumps(extra), "--data.uses", "2"]
         elif recipe.startswith("asfd"):
             words += ["--data.root", str(wider_root)]
+        elif recipe.startswith("mcn"):
+            words += ["--data.root", str(refcoco_root)]
         arguments = config["model"]["init_args"]
         if "base_checkpoint" in arguments and "backbone" in arguments:
             words += ["--model.base_checkpoint", warm_weights(arguments["backbone"], 4 if "imagenet" in recipe else 10)]

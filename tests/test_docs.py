@@ -24,6 +24,7 @@ from datamodules.demo import (
     write_faces,
     write_imagenet,
     write_market1501,
+    write_refcoco,
     write_tracking,
     write_wider_face,
 )
@@ -33,6 +34,7 @@ from lit_methods.cli import main
 from lit_methods.cli.parsing import RunCLI
 from lit_methods.functional.wider_files import prediction_path, write_predictions
 from tests.light_supernet import light_op
+from tests.mcn_runs import write_refer_sets
 from tests.small_recipes import ONE_PROCESS, RECIPES, SMALL, small_words
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,6 +49,7 @@ QUICK = {
 }
 FACES = {"train_ids": 6, "val_ids": 4, "test_ids": 4, "easy": 3, "hard": 2, "probes": 2, "folds": 4, "size": 32}
 SCENES = {"train": 6, "val": 6, "size": (128, 160), "faces": 4}
+REFERRED = {"images": {"train": 6, "val": 2, "testA": 2}, "size": (64, 48)}
 TINY = {  # what is trained is then exported, too, or follows films
     ("fit", "nad"): ["--model.model", "tiny"],
     ("fit", "siamban"): ["--model.width", "2", "--model.channels", "4"],
@@ -54,6 +57,7 @@ TINY = {  # what is trained is then exported, too, or follows films
 LONG = {  # recipes as in the papers, of which the page goes on with nothing: by default they are built, not run
     "backbones": {"classifier_cifar10_resnet56", "hrank_cifar10_resnet56"},
     "filter_sketch": {"filter_sketch_cifar10_resnet56"},
+    "mcn": {"mcn_refcoco", "mcn_refcoco_vgg16", "mcn_refcocoplus", "mcn_refcocog"},
     "nad": {"nad_cifar10_resnet56"},
 }
 ASKS = {"--list", "--help", "--print_config"}  # answered without a run
@@ -80,6 +84,7 @@ def _short_runs():
         patch.setattr("datamodules.face_folder.write_faces", partial(write_faces, **FACES))
         patch.setattr("datamodules.face_folder.DEMO_IDENTITIES", FACES["train_ids"])
         patch.setattr("datamodules.wider_face.write_wider_face", partial(write_wider_face, **SCENES))
+        patch.setattr("datamodules.refcoco.write_refcoco", partial(write_refcoco, **REFERRED))
         patch.setattr("datamodules.lasot.write_tracking", partial(write_tracking, train=6, frames=6))
         patch.setattr("datamodules.cifar.read_digits", lambda train: tuple(part[::5] for part in read_digits(train)))
         patch.setattr("lit_methods.bpe_mip.cell_network.build_op", light_op)
@@ -98,6 +103,7 @@ def folder(tmp_path_factory, warm_weights):
     write_faces(folder / "data" / "faces", **FACES)
     _write_benchmarks(write_tracking(folder / "data" / "lasot", train=4, test=2, frames=6, size=(60, 80)))
     _write_face_sets(write_wider_face(folder / "data" / "widerface", **SCENES))
+    write_refer_sets(folder / "data" / "refer")
     (folder / "pictures").mkdir()
     for i in range(3):
         Image.fromarray(np.full((40, 30, 3), 80 * i, np.uint8)).save(folder / "pictures" / f"{i}.png")
@@ -153,6 +159,8 @@ def run(command: str, build_only: bool = False) -> None:
         smaller = [pair for pair in smaller if not pair[0].startswith("--data.")]
     small = [] if ASKS & set(words) else [*QUICK[entry], *chain(*smaller), *TINY.get((entry, recipe), [])]
     if build_only:
+        if "--ckpt_path" in words:  # of a run that there was not
+            del words[(place := words.index("--ckpt_path")) : place + 2]
         RunCLI(entry, ["--config", str(RECIPES[recipe]), *words[4:], *small]).build()
     else:
         assert main(entry, [*words[3:], *small]) == 0, command

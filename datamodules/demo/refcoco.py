@@ -1,12 +1,14 @@
 """A small RefCOCO to learn from: coloured shapes over photographs and sentences about them, in the original layout."""
 
 import json
+import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from datamodules.demo.placing import place_described
@@ -18,19 +20,18 @@ from datamodules.demo.refer_scenes import (
     refer_scene,
 )
 from datamodules.demo.refer_sentences import DATASETS, draw_sentences, referring_sentences
+from datamodules.refcoco_files import SPLITS as DIVISIONS
 from lit_methods.functional.coco_masks import compressed_rle, mask_to_rle
 
 __all__ = ["SyntheticReferDataset", "write_refcoco"]
 
-PARTS = {  # of a data set, by who split it
-    ("refcoco", "unc"): ("train", "val", "testA", "testB"),
-    ("refcoco", "google"): ("train", "val", "test"),
-    ("refcoco+", "unc"): ("train", "val", "testA", "testB"),
-    ("refcocog", "umd"): ("train", "val", "test"),
-    ("refcocog", "google"): ("train", "val"),
-}
+PARTS = {(name, who): parts for name, divided in DIVISIONS.items() for who, parts in divided.items()}
 MOST = 100_000  # images of a split: ids of different splits keep apart
 FOLDER = "images/train2014"
+_ABOUT = (
+    "Drawn shapes over the photographs china.jpg and flower.jpg of scikit-learn, with sentences about them, in the "
+    "layout of RefCOCO.\n"
+)
 
 
 def write_refcoco(
@@ -38,7 +39,7 @@ def write_refcoco(
     dataset: str = "refcoco",
     split_by: str = "unc",
     images: Mapping[str, int] | None = None,
-    size: tuple[int, int] = (128, 96),
+    size: tuple[int, int] = (128, 112),
     objects: tuple[int, int] = (3, 4),
     seed: int = 0,
 ) -> Path:
@@ -56,9 +57,11 @@ def write_refcoco(
     draw.
 
     It is written beside ``root`` and then renamed, so that nobody finds half of it. The very same set is left as it is.
+    A data set of another name and of the same ``size``, ``objects`` and ``seed`` is written into the same folder, where
+    it shares the pictures, as the original ones do; its folder has a readme of its own.
 
     Args:
-        root: a folder that is empty or not there yet.
+        root: a folder that is empty or not there yet, or that this function has written another data set to.
         dataset: "refcoco", "refcoco+" or "refcocog".
         split_by: who split it: "unc" or "google" for RefCOCO, "unc" for RefCOCO+, "umd" or "google" for RefCOCOg.
         images: how many of each split; ``None`` is 1,600 to train on and 60 of each other one.
@@ -80,7 +83,7 @@ def write_refcoco(
         ...     refs = pickle.loads((root / "refcoco" / "refs(unc).p").read_bytes())
         (['images', 'readme.txt', 'refcoco'], ['instances.json', 'refs(unc).p'])
         >>> [sentence["sent"] for sentence in refs[0]["sentences"]]
-        ['the yellow triangle', 'yellow triangle', 'bottom yellow one']
+        ['the yellow triangle', 'yellow triangle', 'left yellow one']
     """
     if (dataset, split_by) not in PARTS:
         known = ", ".join(f"{name} by {who}" for name, who in PARTS)
@@ -90,13 +93,25 @@ def write_refcoco(
     size, objects = (size[0], size[1]), (objects[0], objects[1])
     _check(counts, parts, size, objects, seed)
     counts = {part: counts[part] for part in parts if part in counts}
-    readme = (
-        "Drawn shapes over the photographs china.jpg and flower.jpg of scikit-learn, with sentences about them, in the "
-        f"layout of RefCOCO.\n{dataset=} {split_by=} images={counts} {size=} {objects=} {seed=}\n"
-    )
+    scenes = f" {size=} {objects=} {seed=}\n"
+    readme = f"{_ABOUT}{dataset=} {split_by=} images={counts}{scenes}"
     root = Path(root)
-    place_described(root, readme, lambda draft: _write(draft, dataset, split_by, counts, size, objects, seed))
+
+    def write(pictures: Path, folder: Path) -> None:
+        _write(pictures, folder, dataset, split_by, counts, size, objects, seed)
+
+    if _has_another(root, dataset, scenes):
+        place_described(root / dataset, readme, lambda draft: write(root / FOLDER, draft))
+    else:
+        place_described(root, readme, lambda draft: write(draft / FOLDER, draft / dataset))
     return root
+
+
+def _has_another(root: Path, dataset: str, scenes: str) -> bool:
+    """Whether a data set of another name, but of the same scenes, was written there first."""
+    file = root / "readme.txt"
+    about = file.read_text(errors="replace") if file.is_file() else ""
+    return about.startswith(_ABOUT) and about.endswith(scenes) and f"{dataset=} " not in about
 
 
 def _check(
@@ -117,7 +132,8 @@ def _check(
 
 
 def _write(
-    root: Path,
+    shared: Path,
+    folder: Path,
     dataset: str,
     split_by: str,
     counts: dict[str, int],
@@ -125,8 +141,8 @@ def _write(
     objects: tuple[int, int],
     seed: int,
 ) -> None:
-    (root / FOLDER).mkdir(parents=True)
-    (root / dataset).mkdir()
+    shared.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True)
     pictures: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     refs: list[dict[str, Any]] = []
@@ -136,7 +152,7 @@ def _write(
             picture, shapes = refer_scene(split, number, size, objects, seed)
             image_id = SPLITS.index(split) * MOST + number + 1
             name = f"COCO_train2014_{image_id:012d}.jpg"
-            Image.fromarray(picture).save(root / FOLDER / name, quality=95)
+            _save(picture, shared / name)
             pictures.append({"id": image_id, "file_name": name, "height": size[1], "width": size[0]})
             here = [_annotation(shape, image_id, place, random) for place, shape in enumerate(shapes)]
             annotations += here
@@ -151,8 +167,16 @@ def _write(
         "annotations": annotations,
         "categories": categories,
     }
-    (root / dataset / "instances.json").write_text(json.dumps(content), encoding="utf-8")
-    (root / dataset / f"refs({split_by}).p").write_bytes(pickle.dumps(refs, protocol=2))
+    (folder / "instances.json").write_text(json.dumps(content), encoding="utf-8")
+    (folder / f"refs({split_by}).p").write_bytes(pickle.dumps(refs, protocol=2))
+
+
+def _save(picture: NDArray[np.uint8], path: Path) -> None:
+    """Write a picture, unless another data set has it already; whole, for that one may be in use."""
+    if not path.exists():
+        part = path.with_name(f".{path.stem}.{os.urandom(8).hex()}.part")
+        Image.fromarray(picture).save(part, "JPEG", quality=95)
+        os.replace(part, path)
 
 
 def _annotation(shape: Shape, image_id: int, place: int, random: np.random.Generator) -> dict[str, Any]:

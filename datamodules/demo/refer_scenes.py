@@ -24,15 +24,16 @@ from datamodules.demo.refer_drawing import (
 )
 from datamodules.demo.refer_sentences import WORDS, draw_sentences, referring_sentences
 from lit_methods.functional.draws import purpose
+from lit_methods.functional.words import number_words, word_ids
 
 SCENES, SENTENCES = purpose("demo/refcoco"), purpose("demo/refcoco/sentences")
 SPLITS = ("train", "val", "test", "testA", "testB")
-LEAST, LONGEST = 0.2, 0.4  # of the picture's mean side: how long a shape is
+LEAST, LONGEST = 0.25, 0.45  # of the picture's mean side: how long a shape is
 _GAP = 2  # pixels between two shapes, and to the border
 
 
 def refer_scene(
-    split: str, number: int, size: tuple[int, int] = (128, 96), objects: tuple[int, int] = (3, 4), seed: int = 0
+    split: str, number: int, size: tuple[int, int] = (128, 112), objects: tuple[int, int] = (3, 4), seed: int = 0
 ) -> tuple[NDArray[np.uint8], list[Shape]]:
     """Draw a scene.
 
@@ -49,7 +50,7 @@ def refer_scene(
     Example:
         >>> picture, shapes = refer_scene("val", 0)
         >>> picture.shape, [f"{shape.colour} {shape.kind}" for shape in shapes]
-        ((96, 128, 3), ['green triangle', 'red triangle', 'red square'])
+        ((112, 128, 3), ['green triangle', 'red triangle', 'red square'])
     """
     random = np.random.default_rng([SCENES, seed, SPLITS.index(split), number])
     looks = _looks(int(random.integers(objects[0], objects[1] + 1)), random)
@@ -127,13 +128,13 @@ class SyntheticReferDataset(Dataset[dict[str, Any]]):
     """
 
     def __init__(self, length: int = 64, size: int = 96, seed: int = 0, max_words: int = 8) -> None:
-        for name, value, least in (("length", length, 1), ("size", size, 48), ("seed", seed, 0)):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-        if max_words < 1:
-            raise ValueError(f"max_words must be at least 1, got {max_words}")
+        least = {"length": (length, 1), "size": (size, 48), "seed": (seed, 0), "max_words": (max_words, 1)}
+        for name, (value, low) in least.items():
+            if value < low:
+                raise ValueError(f"{name} must be at least {low}, got {value}")
         self.length, self.size, self.seed, self.max_words = length, size, seed, max_words
         self.vocabulary = list(WORDS)
+        self._ids = number_words(self.vocabulary)
 
     def __len__(self) -> int:
         return self.length
@@ -148,10 +149,9 @@ class SyntheticReferDataset(Dataset[dict[str, Any]]):
         random = np.random.default_rng([SENTENCES, self.seed, len(SPLITS), index])
         which = int(random.integers(len(shapes)))
         sentence = draw_sentences(referring_sentences(shapes, which, size), 1, random)[0]
-        ids = [self.vocabulary.index(word) + 2 for word in sentence.split()][: self.max_words]
         return {
             "image": torch.from_numpy(picture).permute(2, 0, 1).float() / 255,
-            "tokens": torch.tensor(ids + [0] * (self.max_words - len(ids))),
+            "tokens": torch.tensor(word_ids(sentence, self._ids, self.max_words)),
             "box": torch.tensor(shapes[which].box, dtype=torch.float32),
             "mask": torch.from_numpy(shapes[which].mask)[None].clone(),
             "index": torch.tensor(index),

@@ -8,18 +8,20 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import MultiStepLR
 
+from lit_methods.backbones.weights import untrained
 from lit_methods.contract import Described
 from lit_methods.functional.arguments import Rules, check_choices, check_ranges
 from lit_methods.functional.precision import at_least_float32
 from lit_methods.mcn.agreement import agreement, picture_box
 from lit_methods.mcn.evaluation import GroundingFigures
 from lit_methods.mcn.functional import (
+    ASNLS_MODES,
     build_rec_targets,
     consistency_energy,
     consistency_energy_loss,
@@ -31,7 +33,7 @@ from lit_methods.mcn.functional import (
     select_top_box,
 )
 from lit_methods.mcn.graphs import OwnGraphs
-from lit_methods.mcn.model import MCN_BACKBONES, MCNet, VisualMaps
+from lit_methods.mcn.model import MCN_BACKBONES, STRIDE, MCNet, VisualMaps
 from lit_methods.mcn.own_sentences import OwnSentences
 from lit_methods.mcn.vocabulary import OwnWords
 from lit_methods.mcn.weights import load_backbone_weights
@@ -39,7 +41,6 @@ from lit_methods.metrics.stage_figures import StageFigures
 
 ANCHORS = ((137.0, 256.0), (248.0, 272.0), (386.0, 271.0))  # width and height at an input of ANCHORS_AT pixels
 ANCHORS_AT = 416
-STRIDE = 32  # of the grid of boxes
 MOST_ROWS = 32  # sentences that go through the network side by side in an evaluation; limits memory alone
 
 
@@ -62,7 +63,7 @@ class MCN(OwnWords, OwnSentences, OwnGraphs, StageFigures, Described, LightningM
         backbone_weights: file with its weights, of torch or darknet, or a torchvision entry; ``None``: by chance.
         freeze_backbone: whether all of it but the last layers stay as they are, in eval mode.
         word_dim: numbers of a word's vector; those of the data's GloVe file, where it has one.
-        hidden: size of the sentence's vector, of each direction of the GRU, and of the fused map.
+        hidden: size of the sentence's vector, and of each direction of the GRU.
         dim: channels of the attended maps.
         num_heads: of the attention units.
         mask_padding: whether the words' attention leaves padding out; the official code does not.
@@ -70,9 +71,9 @@ class MCN(OwnWords, OwnSentences, OwnGraphs, StageFigures, Described, LightningM
         bn_momentum: weight of a new batch in the running statistics of batch norm.
         anchors: widths and heights in pixels of the input; ``None``: the paper's, scaled to ``input_size``.
         input_size: 3, S, S of the letterboxed picture, S a multiple of 32.
-        vocabulary: words in the order of their ids, from 2 on; ``None``: learnt from the data.
+        vocabulary: words in the order of their ids, from 2 on, whose vectors are drawn; ``None``: learnt from the data.
         max_words: words of a sentence that count; those of the data.
-        train_words: whether vectors of words are trained; ``None``: unless the data have a GloVe file.
+        train_words: whether vectors of words are trained; ``None``: unless they are those of the data's GloVe file.
         rec_weight: of the loss of boxes.
         seg_weight: of the loss of masks.
         cem_weight: of the consistency energy's loss; 0 switches it off.
@@ -196,7 +197,7 @@ class MCN(OwnWords, OwnSentences, OwnGraphs, StageFigures, Described, LightningM
                 raise ValueError(
                     f"{name}={self.hparams[name]} must be a multiple of num_heads={self.hparams['num_heads']}"
                 )
-        choices = {"backbone": tuple(MCN_BACKBONES), "asnls": ("adaptive", "soft", "hard", "none")}
+        choices = {"backbone": tuple(MCN_BACKBONES), "asnls": ASNLS_MODES}
         check_choices(self.hparams, choices)
 
     def train(self, mode: bool = True) -> MCN:
@@ -214,6 +215,14 @@ class MCN(OwnWords, OwnSentences, OwnGraphs, StageFigures, Described, LightningM
         if stage != "predict" and precision in ("16-true", "bf16-true"):
             raise ValueError(f"precision={precision} rounds the boxes of a batch, by pixels; take bf16-mixed")
 
+    def on_fit_start(self) -> None:
+        """Warn of frozen layers that know nothing; by then a checkpoint's weights are in."""
+        if self.hparams["freeze_backbone"] and untrained(nn.ModuleList(self.model.frozen_part())):
+            rank_zero_warn(
+                "freeze_backbone=True keeps layers as they are that have no trained weights: give "
+                "model.backbone_weights of a detector, or set model.freeze_backbone false"
+            )
+
     # -- from pictures and sentences to boxes and masks ---------------------------------------------------------------
 
     def forward(self, image: Tensor, tokens: Tensor) -> dict[str, Tensor]:
@@ -227,6 +236,11 @@ class MCN(OwnWords, OwnSentences, OwnGraphs, StageFigures, Described, LightningM
 
     def _pixels(self, image: Tensor) -> Tensor:
         """Of the network's type, which under ``precision=64-true`` is not that of the data, in its order."""
+        if image.shape[-2:] != (self.size, self.size):  # boxes would be found in the pixels of another square
+            raise ValueError(
+                f"image is {tuple(image.shape)}, but input_size={self.hparams['input_size']}: letterbox pictures to "
+                f"{self.size} pixels, as data.size {self.size} does"
+            )
         return image.to(self.words.weight.dtype).contiguous(memory_format=torch.channels_last)
 
     def boxes_of(self, rec_raw: Tensor) -> tuple[Tensor, Tensor]:
@@ -235,8 +249,7 @@ class MCN(OwnWords, OwnSentences, OwnGraphs, StageFigures, Described, LightningM
         Args:
             rec_raw: (B, 5A, g, g), of the network.
         """
-        boxes, scores = decode_boxes(at_least_float32(rec_raw), self.anchors, STRIDE)
-        return select_top_box(boxes, scores)
+        return select_top_box(*decode_boxes(rec_raw, self.anchors, STRIDE))
 
     @torch.no_grad()
     def predict_rows(
@@ -268,9 +281,7 @@ class MCN(OwnWords, OwnSentences, OwnGraphs, StageFigures, Described, LightningM
         boxes, scores = self.boxes_of(found["rec_raw"])
         rounded = round_boxes(boxes, self.size)
         options = {"threshold": self.hparams["threshold"], "mode": self.hparams["asnls"]}
-        logits = at_least_float32(found["seg_logits"])
-        sizes = [(height, width) for height, width in size.tolist()]
-        masks, _ = postprocess_masks(logits, rounded, scores, sizes, self.size, **options)
+        masks, _ = postprocess_masks(found["seg_logits"], rounded, scores, size, self.size, **options)
         return rounded, scores, masks
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
@@ -287,13 +298,13 @@ class MCN(OwnWords, OwnSentences, OwnGraphs, StageFigures, Described, LightningM
         if not len(batch["image"]):
             return []
         boxes, scores, masks = self.predict_rows(*(batch[name] for name in ("image", "tokens", "size", "image_id")))
+        answers = zip(boxes.cpu(), scores.tolist(), masks, batch["size"].tolist(), strict=True)
         results = []
-        for row, (score, mask) in enumerate(zip(scores.tolist(), masks, strict=True)):
-            height, width = batch["size"][row].tolist()
-            box = picture_box(boxes[row], height, width, self.size)
+        for row, (found, score, mask, (height, width)) in enumerate(answers):
+            box, mask = picture_box(found, height, width, self.size), mask.cpu()
             result = {"file": batch["file"][row]} if "file" in batch else {}
             result |= {"text": batch["sentence"][row], "pred_box": box.float(), "score": score}
-            results.append(result | {"pred_mask": mask.cpu(), "agreement": agreement(box, mask)})
+            results.append(result | {"pred_mask": mask, "agreement": agreement(box, mask)})
         return results
 
     # -- learning -----------------------------------------------------------------------------------------------------
@@ -334,8 +345,7 @@ class MCN(OwnWords, OwnSentences, OwnGraphs, StageFigures, Described, LightningM
         """
         convs: tuple[nn.Conv2d, ...] = (self.model.cem_s, self.model.cem_c)
         weights = [parameter.flatten() for conv in convs for parameter in conv.parameters()]  # weight and bias of each
-        maps = [at_least_float32(found[name]) for name in ("attn_s", "attn_c")]
-        return consistency_energy_loss(consistency_energy(*maps, *weights))
+        return consistency_energy_loss(consistency_energy(found["attn_s"], found["attn_c"], *weights))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam, whose rate falls at the milestones; the kernels of convolutions decay, but for the energy's."""

@@ -104,10 +104,17 @@ def own_pictures(
 
 
 def listed_texts(paths: Sequence[str | Path]) -> list[str]:
-    """The sentences of the lists among some paths, as they stand there.
+    r"""The sentences of the lists among some paths, as they stand there.
 
     Args:
         paths: as for :func:`own_pictures`.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "list.tsv").write_text("a.png\tThe dog!\n")
+        ...     listed_texts(["b.png", Path(folder, "list.tsv")])
+        ['The dog!']
     """
     return [text for path in map(Path, paths) if _is_list(path) for _, text, _ in _listed(path)]
 
@@ -158,6 +165,12 @@ def sentence_batches(
     Yields:
         ``image`` (B, 3, S, S) in [0, 1], ``tokens``, ``size``, ``image_id`` and ``sentence`` as in an evaluation; where
         it is known ``file``, B times.
+
+    Example:
+        >>> picture, asked = Image.new("RGB", (6, 4)), [OwnSentence("The dog!", "the dog")]
+        >>> (batch,) = sentence_batches(picture, asked, 32, lambda texts: torch.ones(len(texts), 3, dtype=torch.int64))
+        >>> batch["image"].shape, batch["size"].tolist(), batch["sentence"]
+        (torch.Size([1, 3, 32, 32]), [[4, 6]], ['The dog!'])
     """
     image = torch.from_numpy(letterbox_image(picture, size)).float() / 255
     for start in range(0, len(sentences), AT_ONCE):

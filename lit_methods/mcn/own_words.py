@@ -64,6 +64,13 @@ def warn_of(sentences: Iterable[OwnSentence], max_words: int, stacklevel: int = 
         sentences: all that are asked.
         max_words: of a sentence, so many words count.
         stacklevel: of the warnings, see ``warnings.warn``.
+
+    Example:
+        >>> with warnings.catch_warnings(record=True) as told:
+        ...     warnings.simplefilter("always")
+        ...     warn_of([own_sentence("the mauve circle", {"circle", "the"}, 15)], 15)
+        >>> print(told[0].message)
+        text: words outside of the checkpoint's vocabulary, which say nothing to it (1): mauve
     """
     asked = list(sentences)
     for sentence in asked:

@@ -178,8 +178,9 @@ def rec_loss(raw: Tensor, target: Tensor, anchors: Tensor, size: int, ignore_iou
         ValueError: shapes that do not fit.
 
     Source:
-        YOLOv3's loss as in MCN's official code. A true box narrower than 1e-3 pixel counts as so wide; there the
-        official loss is infinite.
+        YOLOv3's loss as in MCN's official code. Three true boxes that the official loss has no lower bound or no number
+        for: one narrower than 1e-3 pixel counts as so wide, the centre of one outside the input as on the border of its
+        cell, and one larger than the input as large as that.
 
     Example:
         >>> anchors = torch.tensor([[16.0, 16.0]])
@@ -201,8 +202,8 @@ def rec_loss(raw: Tensor, target: Tensor, anchors: Tensor, size: int, ignore_iou
         objects = target[..., 4]
         place = objects.flatten(1).argmax(1)  # of each sample's one box
         truth = _at(target, place)
-        pixels, weight = truth[:, :4] * size, truth[:, 4] * (2 - truth[:, 2] * truth[:, 3])
-        offset = truth[:, :2] * grid - torch.stack([place % grid, place // grid % grid], 1)
+        pixels, weight = truth[:, :4] * size, truth[:, 4] * (2 - truth[:, 2:4].prod(1).clamp(max=1))
+        offset = (truth[:, :2] * grid - torch.stack([place % grid, place // grid % grid], 1)).clamp(0, 1)
         log_sides = (pixels[:, 2:].clamp(min=LEAST_SIDE) / anchors[place // grid**2]).log()
         centre, half = pixels[:, :2], pixels[:, 2:] / 2
         boxes, _ = decode_boxes(raw, anchors, size // grid)

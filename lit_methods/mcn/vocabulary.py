@@ -101,14 +101,17 @@ class OwnWords:
         elif not self.ids:
             self._learn_words(data)
         else:
-            if stage != "predict" and data.max_words != self.hparams["max_words"]:
-                raise ValueError(
-                    f"data.max_words={data.max_words}, but the module was trained with {self.hparams['max_words']}, "
-                    f"and padding counts: set data.max_words {self.hparams['max_words']}"
-                )
+            self._refuse_other_lengths(data)
             if stage in ("validate", "test") and self.hparams["train_words"] is False and data.word_vectors is not None:
                 self._add_words_of(data)
             data.use_vocabulary(self.hparams["vocabulary"])
+
+    def _refuse_other_lengths(self, data: Any) -> None:
+        if data.max_words != self.hparams["max_words"]:
+            raise ValueError(
+                f"data.max_words={data.max_words}, but the module was trained with {self.hparams['max_words']}, "
+                f"and padding counts: set data.max_words {self.hparams['max_words']}"
+            )
 
     def _learn_words(self, data: Any) -> None:
         vectors = data.word_vectors
@@ -131,12 +134,20 @@ class OwnWords:
             self.add_words([word for word, there in zip(new, known.tolist(), strict=True) if there], vectors[known])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the words of the checkpoint, whose vectors follow, and tell them the data."""
+        """Take the words of the checkpoint, whose vectors follow, and tell them the data.
+
+        Raises:
+            ValueError: the data cut sentences elsewhere.
+        """
         super().on_load_checkpoint(checkpoint)  # type: ignore[misc]
         kept = checkpoint["hyper_parameters"]
         self.hparams["train_words"], self.hparams["max_words"] = kept["train_words"], kept["max_words"]
+        data: Any = getattr(getattr(self, "_trainer", None), "datamodule", None)
+        told = hasattr(data, "use_vocabulary")
+        if told:
+            self._refuse_other_lengths(data)
         if kept["vocabulary"] != self.hparams["vocabulary"]:
             self.set_vocabulary(kept["vocabulary"] or [])
-            data: Any = getattr(getattr(self, "_trainer", None), "datamodule", None)
-            if hasattr(data, "use_vocabulary"):
+            if told:
                 data.use_vocabulary(kept["vocabulary"] or [])
+        self.words.weight.requires_grad_(kept["train_words"] is not False)  # also where the words are the same

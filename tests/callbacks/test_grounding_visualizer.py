@@ -71,6 +71,27 @@ def test_epochs_between_the_sanity_check_and_later_batches_are_left_out(make_tra
     assert list(shown) == ["val/grounding"]
 
 
+@pytest.mark.parametrize(
+    ("validated", "every", "drawn"),
+    [
+        (2, 4, [1, 5, 9]),
+        (2, 3, [1, 3, 7, 9]),
+        (2, 1, [1, 3, 5, 7, 9, 11]),
+        (3, 2, [2, 5, 8, 11]),
+        (None, 5, [0, 5, 10]),
+    ],
+)
+def test_where_some_epochs_have_no_validation_the_next_one_is_drawn(make_trainer, shown, validated, every, drawn):
+    trainer = make_trainer(check_val_every_n_epoch=validated, **({} if validated else {"val_check_interval": 1}))
+    callback, found = GroundingVisualizer(every_n_epochs=every), []
+    for epoch in range((validated or 1) - 1, 12, validated or 1):
+        trainer.fit_loop.epoch_progress.current.completed = epoch
+        shown.clear()
+        callback.on_validation_batch_end(trainer, Answers(), None, batch_of(WIDE), 0)
+        found += [epoch] * len(shown)
+    assert found == drawn
+
+
 def test_no_sentence_and_other_processes_draw_nothing(make_trainer, tmp_path, monkeypatch):
     trainer, module = make_trainer(), Answers()
     GroundingVisualizer().on_test_batch_end(trainer, module, None, batch_of(), 0)

@@ -74,11 +74,11 @@ def test_every_sentence_means_exactly_one_shape(dataset, scenes):
     told = set()
     for shapes in scenes:
         for which in range(len(shapes)):
-            sentences = referring_sentences(shapes, which, (128, 96), dataset)
+            sentences = referring_sentences(shapes, which, (128, 112), dataset)
             assert sentences["both"]
             for what, each in sentences.items():
                 for sentence in each:
-                    assert meant(sentence, shapes, (128, 96)) == [which], sentence
+                    assert meant(sentence, shapes, (128, 112)) == [which], sentence
                     told |= {(what, word) for word in sentence.split()}
     places = {word for what, word in told if what == "place"} & {*MOST, *SIDES}
     assert places == (set() if dataset == "refcoco+" else {*MOST, *SIDES})
@@ -91,14 +91,14 @@ def test_places_are_told_where_they_are_needed_and_beyond_doubt(scenes):
     found = 0
     for shapes in scenes:
         for which in range(len(shapes)):
-            for sentence in referring_sentences(shapes, which, (128, 96)).get("place", []):
+            for sentence in referring_sentences(shapes, which, (128, 112)).get("place", []):
                 words = sentence.split()
                 name = " ".join(word for word in words if word not in {*MOST, *SIDES})
-                others = [i for i in meant(name, shapes, (128, 96)) if i != which]
+                others = [i for i in meant(name, shapes, (128, 112)) if i != which]
                 assert others, sentence  # without the place it could be another one
                 (axis, way) = next((MOST | SIDES)[word] for word in words if word in {*MOST, *SIDES})
                 way = {min: -1, max: 1}.get(way, way)
-                place = [way * (shape.box[axis] + shape.box[axis + 2]) / 2 / (128, 96)[axis] for shape in shapes]
+                place = [way * (shape.box[axis] + shape.box[axis + 2]) / 2 / (128, 112)[axis] for shape in shapes]
                 edge = [max(way * shape.box[axis], way * shape.box[axis + 2]) for shape in shapes]
                 assert place[which] - max(place[i] for i in others) >= 0.12 - 1e-9
                 if set(words) & {*MOST}:
@@ -216,7 +216,7 @@ def test_the_files_say_what_was_drawn(root, refs, instances):
             if ref["image_id"] == image["id"]:
                 which = [note["id"] for note in here].index(ref["ann_id"])
                 for sentence in ref["sentences"]:
-                    assert meant(sentence["sent"], shapes, (128, 96)) == [which]
+                    assert meant(sentence["sent"], shapes, (128, 112)) == [which]
     assert forms == {list, str, "rle"}
 
 
@@ -265,6 +265,47 @@ def test_the_very_same_set_is_left_and_another_one_refused(tmp_path):
         write_refcoco(root, **TINY, seed=1)
 
 
+def test_other_data_sets_of_the_same_scenes_share_their_pictures(tmp_path):
+    sets = {
+        ("refcoco", "unc"): {"train": 1, "val": 1},
+        ("refcoco+", "unc"): {"train": 2},
+        ("refcocog", "umd"): {"test": 1},
+    }
+    root = tmp_path / "all"
+    alone = {}
+    for (dataset, split_by), images in sets.items():
+        write_refcoco(root, dataset, split_by, images, (64, 48))
+        alone |= content(write_refcoco(tmp_path / dataset, dataset, split_by, images, (64, 48)))
+    together = content(root)
+    readmes = {name for name in together if name.endswith("readme.txt")}
+    assert readmes == {"readme.txt", "refcoco+/readme.txt", "refcocog/readme.txt"}
+    assert len([name for name in together if name.endswith(".jpg")]) == 4
+    assert {name: together[name] for name in together.keys() - readmes} == {
+        name: alone[name] for name in alone if name != "readme.txt"
+    }
+    for (dataset, split_by), images in sets.items():
+        write_refcoco(root, dataset, split_by, images, (64, 48))  # there already
+    assert content(root) == together
+    for other in (
+        {"images": {"train": 1}},
+        {"seed": 1},
+        {"dataset": "refcoco+", "images": {"train": 3}},
+        {"dataset": "refcoco+", "images": {"train": 2}, "seed": 1},
+        {"dataset": "refcocog", "split_by": "google", "images": {"train": 1}},
+    ):
+        with pytest.raises(ValueError, match="something else in it"):
+            write_refcoco(root, **{"size": (64, 48)} | other)
+    assert content(root) == together
+    assert {path.name for path in root.iterdir()} == {"images", "readme.txt", *DATASETS}
+
+
+def test_what_somebody_else_has_put_there_gets_no_data_set(tmp_path):
+    (tmp_path / "readme.txt").write_text("About my photographs. size=(64, 48) objects=(3, 4) seed=0\n")
+    with pytest.raises(ValueError, match="something else in it"):
+        write_refcoco(tmp_path, **TINY)
+    assert [path.name for path in tmp_path.iterdir()] == ["readme.txt"]
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -287,7 +328,7 @@ def test_arguments_out_of_range_are_refused(wrong, message, tmp_path):
 
 def test_sentences_of_an_unknown_data_set_are_refused(scenes):
     with pytest.raises(ValueError, match="dataset must be one of refcoco, refcoco"):
-        referring_sentences(scenes[0], 0, (128, 96), "referit")
+        referring_sentences(scenes[0], 0, (128, 112), "referit")
 
 
 def test_the_synthetic_set_needs_no_files_and_batches_plainly():

@@ -181,6 +181,7 @@ def test_an_evaluation_has_a_row_for_every_sentence_and_goes_picture_by_picture(
     assert [extent(mask) for mask in batch["mask"]] == [CORNERS] * 4 + [[10, 20, 50, 50]] * 2
     assert all(mask.dtype == torch.uint8 and mask.max() == 1 for mask in batch["mask"])
     assert batch["mask"][1] is batch["mask"][3]
+    assert len({mask.untyped_storage().data_ptr() for mask in batch["mask"]}) == 1  # one open file between processes
     assert [spoken(data, tokens) for tokens in batch["tokens"]] == ["blue dog", "the man", "", "?", "?", "red ?"]
     assert batch["tokens"][2].tolist() == [0, 0, 0, 0]
     assert torch.equal(data.on_after_batch_transfer(batch, 0)["image"], batch["image"] / 255)

@@ -226,6 +226,18 @@ def test_extreme_answers_and_boxes_without_area_do_not_break_the_loss():
     assert rec_loss(raw, target, SMALL, 64)["rec"].shape == ()
 
 
+def test_boxes_that_leave_the_input_do_not_reward_ever_larger_answers():
+    """A target outside [0, 1] or a weight below 0 has no best answer: training would run away."""
+    for box in ([60, 10, 140, 40], [-90, -10, 20, 30], [-60, -60, 120, 120]):
+        raw, target = a_sample(box)
+        (_, anchor, row, column) = target[..., 4].nonzero()[0].tolist()
+        for sign in (-1, 1):
+            raw.unflatten(1, (2, 5))[0, anchor, :4, row, column] = sign * 500.0
+            losses = rec_loss(raw, target, SMALL, 64)
+            assert losses["xy"] >= 0
+            assert losses["wh"] > 0
+
+
 def test_half_precision_is_computed_in_float32():
     raw, target = a_sample([10, 12, 50, 40])
     half = raw.bfloat16()
