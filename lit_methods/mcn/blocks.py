@@ -92,7 +92,7 @@ class JoinedCBL(nn.Module):
 
     def finish(self, total: Tensor) -> Tensor:
         """Batch norm and leaky ReLU of the sum of all parts."""
-        return F.leaky_relu(self.norm(total), LEAK)
+        return F.leaky_relu(self.norm(total), LEAK, inplace=True)
 
 
 def double(x: Tensor) -> Tensor:

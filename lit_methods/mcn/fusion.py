@@ -44,7 +44,7 @@ class SimpleFusion(nn.Module):
     def fuse(self, visual: Tensor, q: Tensor) -> Tensor:
         """As ``forward``, from what ``visual`` gave."""
         language = F.leaky_relu(norm_of_few(self.language_norm, self.linear(q)), LEAK)
-        return F.leaky_relu(self.norm(visual * language[..., None, None]), LEAK)
+        return F.leaky_relu(self.norm(visual * language[..., None, None]), LEAK, inplace=True)
 
 
 class TopDown(nn.Module):

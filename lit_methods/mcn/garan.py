@@ -59,18 +59,16 @@ class GARAN(nn.Module):
             Features, and the attention features that consistency energy compares; both (N, dim, h, w).
         """
         height, width = v.shape[2:]
-        cells = v.flatten(2).unflatten(1, (self.num_heads, -1))  # (N, k, c, h w)
+        cells = v.permute(0, 2, 3, 1).flatten(1, 2)  # (N, h w, dim): of a channels_last map this is no copy
         query = self.query(q.unflatten(1, (self.num_heads, -1))) / math.sqrt(q.shape[1] // self.num_heads)
-        collect, diffuse = self._energies(cells, query).unbind(2)  # each (N, k, h w)
-        weights = at_least_float32(collect).softmax(-1).to(v.dtype)
-        collected = self.value(torch.einsum("nkci,nki->nkc", cells, weights))
-        attention = collected[..., None] * diffuse.sigmoid()[:, :, None]
-        attention = attention.flatten(1, 2).unflatten(2, (height, width))
-        return F.leaky_relu(self.norm(v + attention), LEAK), attention  # v first: its memory format stays
-
-    def _energies(self, cells: Tensor, query: Tensor) -> Tensor:
-        """Of both keys with the query in every cell, (N, k, 2, h w)."""
         keys = (self.key_collect, self.key_diffuse)
-        weights = torch.stack([query @ key.weight for key in keys], 2)
-        constants = torch.stack([query @ key.bias for key in keys], 2)
-        return weights @ cells + constants[..., None]
+        weights = torch.stack([query @ key.weight for key in keys], 3)  # (N, k, c, 2)
+        constants = torch.stack([query @ key.bias for key in keys], 2)  # (N, k, 2)
+        heads = []
+        for head, part in enumerate(cells.chunk(self.num_heads, 2)):
+            collect, diffuse = (part @ weights[:, head] + constants[:, None, head]).unbind(2)  # each (N, h w)
+            shares = at_least_float32(collect).softmax(1).to(v.dtype)
+            collected = self.value((shares[:, None] @ part)[:, 0])
+            heads.append(diffuse.sigmoid()[..., None] * collected[:, None])
+        attention = torch.cat(heads, 2).unflatten(1, (height, width)).permute(0, 3, 1, 2)
+        return F.leaky_relu(self.norm(v + attention), LEAK, inplace=True), attention  # v first: its memory format stays

@@ -74,7 +74,7 @@ class VisualMaps(NamedTuple):
             >>> maps.rows(torch.tensor([0, 0, 1])).coarse.shape
             torch.Size([3, 1, 1, 1])
         """
-        return VisualMaps(*(maps.index_select(0, index) for maps in self))
+        return VisualMaps(*(maps[index] for maps in self))  # index_select would lose channels_last
 
 
 class MCNet(nn.Module):
