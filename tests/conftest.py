@@ -65,12 +65,12 @@ def vectors() -> Path:
     return Path(__file__).parent / "vectors"
 
 
-@pytest.fixture
-def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
-    """A quiet CPU trainer that writes into the test's own folder."""
+@pytest.fixture(scope="session")
+def trainer_in() -> Callable[..., Trainer]:
+    """A quiet CPU trainer that writes into the folder that comes first; for fixtures of a wider scope."""
     from lightning.pytorch import Trainer
 
-    def make(**kwargs: Any) -> Trainer:
+    def make(folder: Path, **kwargs: Any) -> Trainer:
         quiet: dict[str, Any] = {
             "accelerator": "cpu",
             "devices": 1,
@@ -79,17 +79,32 @@ def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
             "enable_model_summary": False,
             "enable_checkpointing": False,
             "use_distributed_sampler": False,
-            "default_root_dir": str(tmp_path),
+            "default_root_dir": str(folder),
         }
         return Trainer(**quiet | kwargs)
 
     return make
 
 
+@pytest.fixture
+def make_trainer(trainer_in: Callable[..., Trainer], tmp_path: Path) -> Callable[..., Trainer]:
+    """A quiet CPU trainer that writes into the test's own folder."""
+    return partial(trainer_in, tmp_path)
+
+
 @pytest.fixture(scope="module")
 def no_figures() -> Iterator[None]:
     """The module's runs draw nothing; for ``pytest.mark.usefixtures`` where no test looks at a figure."""
     with without_figures():
+        yield
+
+
+@pytest.fixture(scope="module")
+def light_grounder() -> Iterator[None]:
+    """The backbone ``tiny`` of the module's runs of MCN costs less; for ``pytest.mark.usefixtures``."""
+    from tests.light_grounder import light_backbone
+
+    with light_backbone():
         yield
 
 

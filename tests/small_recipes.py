@@ -114,8 +114,11 @@ def overrides(
     wider_root,
     refcoco_root,
     warm_weights,
+    monkeypatch,
 ) -> Callable[[str], list[str]]:
     """What makes a recipe small enough for a test, without touching what it is about."""
+    from lit_methods.mcn.model import MCN_BACKBONES
+    from tests.light_grounder import light_darknet
 
     def make(recipe: str) -> list[str]:
         config = yaml.safe_load(RECIPES[recipe].read_text())
@@ -143,6 +146,7 @@ def overrides(
             words += ["--data.root", str(wider_root)]
         elif recipe.startswith("mcn"):
             words += ["--data.root", str(refcoco_root)]
+            monkeypatch.setitem(MCN_BACKBONES, "tiny", light_darknet)
         arguments = config["model"]["init_args"]
         if "base_checkpoint" in arguments and "backbone" in arguments:
             words += ["--model.base_checkpoint", warm_weights(arguments["backbone"], 4 if "imagenet" in recipe else 10)]

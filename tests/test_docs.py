@@ -33,8 +33,9 @@ from datamodules.wider_files import read_face_list
 from lit_methods.cli import main
 from lit_methods.cli.parsing import RunCLI
 from lit_methods.functional.wider_files import prediction_path, write_predictions
+from lit_methods.mcn.model import MCN_BACKBONES
+from tests.light_grounder import light_darknet
 from tests.light_supernet import light_op
-from tests.mcn_runs import write_refer_sets
 from tests.small_recipes import ONE_PROCESS, RECIPES, SMALL, small_words
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,10 +55,10 @@ TINY = {  # what is trained is then exported, too, or follows films
     ("fit", "nad"): ["--model.model", "tiny"],
     ("fit", "siamban"): ["--model.width", "2", "--model.channels", "4"],
 }
-LONG = {  # recipes as in the papers, of which the page goes on with nothing: by default they are built, not run
+LONG = {  # what the page goes on with nothing of, such as recipes as in the papers: by default it is built, not run
     "backbones": {"classifier_cifar10_resnet56", "hrank_cifar10_resnet56"},
     "filter_sketch": {"filter_sketch_cifar10_resnet56"},
-    "mcn": {"mcn_refcoco", "mcn_refcoco_vgg16", "mcn_refcocoplus", "mcn_refcocog"},
+    "mcn": {"mcn_refcoco", "mcn_refcoco_vgg16", "mcn_refcocoplus", "mcn_refcocog", "lit_methods.export"},
     "nad": {"nad_cifar10_resnet56"},
 }
 ASKS = {"--list", "--help", "--print_config"}  # answered without a run
@@ -88,12 +89,13 @@ def _short_runs():
         patch.setattr("datamodules.lasot.write_tracking", partial(write_tracking, train=6, frames=6))
         patch.setattr("datamodules.cifar.read_digits", lambda train: tuple(part[::5] for part in read_digits(train)))
         patch.setattr("lit_methods.bpe_mip.cell_network.build_op", light_op)
+        patch.setitem(MCN_BACKBONES, "tiny", light_darknet)
         patch.setenv("WANDB_MODE", "disabled")
         yield
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, warm_weights):
+def folder(tmp_path_factory, warm_weights, refcoco_root):
     """Of a reader who has the data and weights that the pages speak of, and reads one page after the other."""
     folder = tmp_path_factory.mktemp("reader")
     write_cifar(folder / "data" / "cifar10")
@@ -103,7 +105,7 @@ def folder(tmp_path_factory, warm_weights):
     write_faces(folder / "data" / "faces", **FACES)
     _write_benchmarks(write_tracking(folder / "data" / "lasot", train=4, test=2, frames=6, size=(60, 80)))
     _write_face_sets(write_wider_face(folder / "data" / "widerface", **SCENES))
-    write_refer_sets(folder / "data" / "refer")
+    shutil.copytree(refcoco_root, folder / "data" / "refer")
     (folder / "pictures").mkdir()
     for i in range(3):
         Image.fromarray(np.full((40, 30, 3), 80 * i, np.uint8)).save(folder / "pictures" / f"{i}.png")
@@ -159,7 +161,7 @@ def run(command: str, build_only: bool = False) -> None:
         smaller = [pair for pair in smaller if not pair[0].startswith("--data.")]
     small = [] if ASKS & set(words) else [*QUICK[entry], *chain(*smaller), *TINY.get((entry, recipe), [])]
     if build_only:
-        if "--ckpt_path" in words:  # of a run that there was not
+        if "--ckpt_path" in words and entry != "export":  # of a run that there was not
             del words[(place := words.index("--ckpt_path")) : place + 2]
         RunCLI(entry, ["--config", str(RECIPES[recipe]), *words[4:], *small]).build()
     else:
@@ -189,12 +191,17 @@ def test_commands_and_code(page, folder, done, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name in LONG], ids=lambda p: p.parent.name)
-def test_long_commands(page, folder, monkeypatch):
+def test_long_commands(page, folder, done, monkeypatch):
+    """After the fits of the same recipes, whose checkpoints they take."""
     monkeypatch.chdir(folder)
     found = [command for command in commands(page) if is_long(page, command)]
     assert len(found) >= len(LONG[page.parent.name])
-    for command in found:
-        run(command)
+    recipes = {shlex.split(command)[3] for command in found}
+    for command in commands(page):
+        words = shlex.split(command)
+        fits = words[2] == "lit_methods.fit" and words[3] in recipes and command not in done
+        if command in found or fits:
+            run(command)
 
 
 @pytest.mark.slow

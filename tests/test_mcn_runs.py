@@ -41,6 +41,8 @@ from tests.signals import send_now
 from tests.two_processes import Run, assert_equal_ranks, assert_same_metrics, assert_same_weights
 from tests.wandb_record import read_record
 
+pytestmark = pytest.mark.usefixtures("light_grounder")
+
 
 @pytest.fixture(scope="module")
 def whole(refcoco_root, tmp_path_factory) -> Path:
@@ -269,13 +271,14 @@ def test_predict_finds_what_the_test_found(fitted, refcoco_root, tmp_path, capsy
     assert len(list((tmp_path / "out" / "pictures").glob("*.png"))) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "text"),
     [
         (["--text", "ein Zebra"], "the checkpoint knows none of these words"),
-        pytest.param([], "--text 'the man in red'", marks=pytest.mark.slow),
-        pytest.param(["--text", " !? "], "has no words", marks=pytest.mark.slow),
-        pytest.param(["--text", "red", "--glove", "nowhere.txt"], "nowhere.txt", marks=pytest.mark.slow),
+        ([], "--text 'the man in red'"),
+        (["--text", " !? "], "has no words"),
+        (["--text", "red", "--glove", "nowhere.txt"], "nowhere.txt"),
     ],
 )
 def test_one_line_says_what_is_wrong_with_a_question(fitted, refcoco_root, more, text, tmp_path, capsys):
@@ -288,20 +291,21 @@ def test_one_line_says_what_is_wrong_with_a_question(fitted, refcoco_root, more,
 # -- bad input ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "text"),
     [
         ({"data__glove": "nowhere.txt"}, "nowhere.txt"),
-        pytest.param({"data__root": "nowhere"}, "nowhere", marks=pytest.mark.slow),
-        pytest.param({"data__image_dir": "nowhere"}, "nowhere", marks=pytest.mark.slow),
-        pytest.param({"data__dataset": "refcocog", "data__split_by": "google"}, "refs(google)", marks=pytest.mark.slow),
-        pytest.param({"data__test_split": "testC"}, "test_split='testC'", marks=pytest.mark.slow),
-        pytest.param({"data__size": 100}, "multiple of 32", marks=pytest.mark.slow),
-        pytest.param({"model__backbone": "tiny2"}, "tiny2", marks=pytest.mark.slow),
-        pytest.param({"model__backbone_weights": "nowhere.pt"}, "nowhere.pt", marks=pytest.mark.slow),
-        pytest.param({"model__cem_weight": -1}, "cem_weight=-1", marks=pytest.mark.slow),
-        pytest.param({"model__num_heads": 3}, "must be a multiple of num_heads=3", marks=pytest.mark.slow),
-        pytest.param({"trainer__precision": "bf16-true"}, "take bf16-mixed", marks=pytest.mark.slow),
+        ({"data__root": "nowhere"}, "nowhere"),
+        ({"data__image_dir": "nowhere"}, "nowhere"),
+        ({"data__dataset": "refcocog", "data__split_by": "google"}, "refs(google)"),
+        ({"data__test_split": "testC"}, "test_split='testC'"),
+        ({"data__size": 100}, "multiple of 32"),
+        ({"model__backbone": "tiny2"}, "tiny2"),
+        ({"model__backbone_weights": "nowhere.pt"}, "nowhere.pt"),
+        ({"model__cem_weight": -1}, "cem_weight=-1"),
+        ({"model__num_heads": 3}, "must be a multiple of num_heads=3"),
+        ({"trainer__precision": "bf16-true"}, "take bf16-mixed"),
     ],
 )
 def test_one_line_says_what_is_wrong(refcoco_root, more, text, tmp_path, capsys, monkeypatch):
@@ -350,14 +354,15 @@ def changed(path: Path, ann_id: int, change: Callable[[dict[str, Any]], dict[str
     path.write_text(json.dumps(content | {"annotations": [row for row in rows if row]}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "text"),
     [
         (lambda row: None, "no such annotation"),
-        pytest.param(lambda row: row | {"bbox": [90, 5, 10, 10]}, "outside", marks=pytest.mark.slow),
-        pytest.param(lambda row: row | {"bbox": [5, 5, 0, 10]}, "bbox", marks=pytest.mark.slow),
-        pytest.param(lambda row: row | {"segmentation": []}, "segmentation", marks=pytest.mark.slow),
-        pytest.param(lambda row: row | {"segmentation": [[1, 1, 2, 2]]}, "polygon", marks=pytest.mark.slow),
+        (lambda row: row | {"bbox": [90, 5, 10, 10]}, "outside"),
+        (lambda row: row | {"bbox": [5, 5, 0, 10]}, "bbox"),
+        (lambda row: row | {"segmentation": []}, "segmentation"),
+        (lambda row: row | {"segmentation": [[1, 1, 2, 2]]}, "polygon"),
     ],
     ids=["missing", "outside", "no area", "no polygon", "polygon of two points"],
 )

@@ -215,6 +215,16 @@ def test_the_face_detector_learns(tmp_path, monkeypatch):
     assert read_summary(tmp_path / "run")["test/ap_all"] >= 0.6
 
 
+@pytest.mark.slow
+def test_the_embedded_recipe_grounds_sentences(tmp_path, monkeypatch):
+    """As the page says."""
+    monkeypatch.chdir(tmp_path)  # where the drawn scenes go
+    assert main("fit", ["mcn", "--run_dir", str(tmp_path / "run"), "--trainer.accelerator", "cpu"]) == 0
+    summary = read_summary(tmp_path / "run")
+    assert summary["test/acc50"] >= 0.8
+    assert summary["test/miou"] >= 0.6
+
+
 def test_a_corrupt_picture_in_the_middle_is_one_line(imagenet_root, tmp_path, capsys):
     """Not the first of its split: it shows when training is under way, here in a worker."""
     root = tmp_path / "data"

@@ -17,6 +17,7 @@ _FILTERED = (
     r"The number of training batches .* is smaller than the logging interval",  # epoch values are logged all the same
     r"Found \d+ module\(s\) in eval mode",  # a frozen network
     r"Using ModelCheckpoint with manual optimization and every_n_train_steps",  # weights after the step are wanted
+    r"# The axis name: .* will not be used, since it shares",  # two inputs of an exported graph share their batch
     r"Discarding init_args:",  # another class on the command line than in the recipe: that was the wish
 )
 

@@ -65,10 +65,11 @@ class GARAN(nn.Module):
         weights = torch.stack([query @ key.weight for key in keys], 3)  # (N, k, c, 2)
         constants = torch.stack([query @ key.bias for key in keys], 2)  # (N, k, 2)
         heads = []
+        # bmm: the broadcasting of @ would forbid an exported graph a batch of one
         for head, part in enumerate(cells.chunk(self.num_heads, 2)):
-            collect, diffuse = (part @ weights[:, head] + constants[:, None, head]).unbind(2)  # each (N, h w)
+            collect, diffuse = (torch.bmm(part, weights[:, head]) + constants[:, None, head]).unbind(2)  # each (N, h w)
             shares = at_least_float32(collect).softmax(1).to(v.dtype)
-            collected = self.value((shares[:, None] @ part)[:, 0])
+            collected = self.value(torch.bmm(shares[:, None], part)[:, 0])
             heads.append(diffuse.sigmoid()[..., None] * collected[:, None])
         attention = torch.cat(heads, 2).unflatten(1, (height, width)).permute(0, 3, 1, 2)
         return F.leaky_relu(self.norm(v + attention), LEAK, inplace=True), attention  # v first: its memory format stays

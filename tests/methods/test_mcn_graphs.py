@@ -40,7 +40,13 @@ def test_the_unrolled_gru_is_the_gru():
 
 @pytest.mark.parametrize(
     ("mode", "mask_padding"),
-    [("adaptive", False), ("adaptive", True), ("soft", False), ("hard", False), ("none", False)],
+    [
+        ("adaptive", True),
+        pytest.param("adaptive", False, marks=pytest.mark.slow),
+        pytest.param("soft", False, marks=pytest.mark.slow),
+        ("hard", False),
+        pytest.param("none", False, marks=pytest.mark.slow),
+    ],
 )
 def test_the_graph_says_what_the_module_says(mode, mask_padding):
     module = grounding(asnls=mode, mask_padding=mask_padding)

@@ -9,6 +9,8 @@ from lit_methods import MCN
 from tests.mcn_batches import SIDE, asked, loader, mcn, views
 from tests.refer_data import ready, write_refer
 
+pytestmark = pytest.mark.usefixtures("light_grounder")
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):

@@ -18,6 +18,7 @@ from lit_methods.mcn import own_pictures
 from lit_methods.mcn.module import MCN
 from tests.left_behind import read_rows
 
+pytestmark = pytest.mark.usefixtures("light_grounder")
 SIDE = 64
 WORDS = ["circle", "left", "red", "the"]
 

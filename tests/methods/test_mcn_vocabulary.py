@@ -1,5 +1,7 @@
 """The words of a module: learnt from the data, kept in checkpoints, taken by other data, of a file or trained."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -9,6 +11,7 @@ from tests.mcn_batches import WORDS, asked, mcn
 from tests.refer_data import REFS, ready, write_refer
 
 TRAINED = ["blue", "dog", "in", "left", "man", "red", "shirt", "the"]  # words of the training sentences
+pytestmark = pytest.mark.usefixtures("light_grounder")
 GLOVE = {"the": [0, 1, 0], "red": [1, 0, 0], "man": [0, 0, 2], "dog": [0, 0, -2], "zebra": [3, 1, 1]}
 
 
@@ -29,9 +32,9 @@ def other_root(tmp_path_factory):
     return write_refer(tmp_path_factory.mktemp("other"), refs)
 
 
-@pytest.fixture
-def glove(tmp_path):
-    path = tmp_path / "glove.txt"
+@pytest.fixture(scope="module")
+def glove(tmp_path_factory):
+    path = tmp_path_factory.mktemp("glove") / "glove.txt"
     path.write_text("".join(f"{word} {' '.join(map(str, vector))}\n" for word, vector in GLOVE.items()))
     return str(path)
 
@@ -41,17 +44,28 @@ def learner(**arguments):
 
 
 def fit(make_trainer, module, data, **more):
-    trainer = make_trainer(max_epochs=1, limit_train_batches=2, limit_val_batches=0, **more)
+    trainer = make_trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0, **more)
     trainer.fit(module, datamodule=data)
     return trainer
 
 
-@pytest.fixture
-def trained(make_trainer, root, tmp_path):
+def kept(trainer_in, module, data, folder):
     """A checkpoint of a short fit, and the module that wrote it."""
-    module = learner()
-    fit(make_trainer, module, ready(root)).save_checkpoint(tmp_path / "a.ckpt")
-    return tmp_path / "a.ckpt", module
+    torch.manual_seed(0)
+    fit(partial(trainer_in, folder), module, data).save_checkpoint(folder / "a.ckpt")
+    return folder / "a.ckpt", module
+
+
+@pytest.fixture(scope="module")
+def trained(trainer_in, root, tmp_path_factory):
+    """Without a file of vectors. Do not change the module."""
+    return kept(trainer_in, learner(), ready(root), tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture(scope="module")
+def frozen(trainer_in, root, glove, tmp_path_factory):
+    """With one. Do not change the module."""
+    return kept(trainer_in, learner(word_dim=3), ready(root, glove=glove), tmp_path_factory.mktemp("frozen"))
 
 
 # -- learnt from the data ----------------------------------------------------------------------------------------------
@@ -127,10 +141,9 @@ def test_words_that_cannot_be_known_are_refused(words, vectors, text):
 # -- vectors of a file -------------------------------------------------------------------------------------------------
 
 
-def test_vectors_of_a_file_stay_as_they_are(make_trainer, root, glove):
+def test_vectors_of_a_file_stay_as_they_are(frozen):
     """And are those of all words of the data that the file has."""
-    module = learner(word_dim=3)
-    fit(make_trainer, module, ready(root, glove=glove))
+    _, module = frozen
     assert module.hparams["vocabulary"] == ["dog", "man", "red", "the", "zebra"]
     assert module.hparams["train_words"] is False
     assert not module.words.weight.requires_grad
@@ -148,10 +161,9 @@ def test_vectors_of_a_file_are_trained_where_asked(make_trainer, root, glove):
     assert moved.abs().max() < 0.1
 
 
-def test_words_of_a_checkpoint_with_a_file_are_still_frozen(make_trainer, root, glove, tmp_path):
-    trainer = fit(make_trainer, learner(word_dim=3), ready(root, glove=glove))
-    trainer.save_checkpoint(tmp_path / "a.ckpt")
-    again = MCN.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
+def test_words_of_a_checkpoint_with_a_file_are_still_frozen(frozen):
+    path, _ = frozen
+    again = MCN.load_from_checkpoint(path, weights_only=True)
     assert again.hparams["train_words"] is False
     assert not again.words.weight.requires_grad
 

@@ -12,6 +12,8 @@ from lit_methods.mcn import vgg
 from lit_methods.mcn.model import DarkNet53, MCNet, VGG16Features
 from lit_methods.mcn.weights import darknet_numbers, load_backbone_weights
 
+pytestmark = pytest.mark.usefixtures("light_grounder")
+
 
 def darknet(seed=0):
     torch.manual_seed(seed)
@@ -163,7 +165,9 @@ def test_a_missing_file_is_named_by_our_argument(tmp_path, name):
         load_backbone_weights(darknet(), str(tmp_path / name))
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "backbone.", "model.backbone."])
+@pytest.mark.parametrize(
+    "prefix", ["", "model.backbone.", *(pytest.param(p, marks=pytest.mark.slow) for p in ("module.", "backbone."))]
+)
 def test_a_state_dict_loads_with_the_prefixes_that_wrappers_give(tmp_path, prefix):
     trained, net = darknet(), darknet(seed=1)
     path = saved(tmp_path / "a.pth", {prefix + name: x for name, x in trained.state_dict().items()})
