@@ -64,7 +64,7 @@ def write_refcoco(
         root: a folder that is empty or not there yet, or that this function has written another data set to.
         dataset: "refcoco", "refcoco+" or "refcocog".
         split_by: who split it: "unc" or "google" for RefCOCO, "unc" for RefCOCO+, "umd" or "google" for RefCOCOg.
-        images: how many of each split; ``None`` is 1,600 to train on and 60 of each other one.
+        images: how many of each split; ``None`` is 1,400 to train on and 60 of each other one.
         size: width and height in pixels, at least 48.
         objects: the least and the most shapes of a picture, from 3 to 5.
         seed: decides everything.
@@ -89,7 +89,7 @@ def write_refcoco(
         known = ", ".join(f"{name} by {who}" for name, who in PARTS)
         raise ValueError(f"dataset={dataset!r}, split_by={split_by!r}: there is no such split; one of {known}")
     parts = PARTS[dataset, split_by]
-    counts = dict(images) if images is not None else {part: 1600 if part == "train" else 60 for part in parts}
+    counts = dict(images) if images is not None else {part: 1400 if part == "train" else 60 for part in parts}
     size, objects = (size[0], size[1]), (objects[0], objects[1])
     _check(counts, parts, size, objects, seed)
     counts = {part: counts[part] for part in parts if part in counts}

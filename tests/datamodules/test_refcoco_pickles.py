@@ -87,7 +87,9 @@ class Anything:
         copyreg._reconstructor, Anything, Anything(), collections.deque([1]), collections.Counter(a=1), print, 1j,
         Call(getattr, ([], "append")), Call(dict, ()), Call(copyreg.add_extension, ("os", "system", 1)),
     ],
-    ids=str,
+    ids=[
+        "copyreg", "class", "object", "deque", "counter", "print", "complex", "attribute", "dict", "extension",
+    ],
 )  # fmt: skip
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 def test_other_classes_and_functions_are_refused(protocol, value):
