@@ -1,14 +1,14 @@
 """Boxes and masks of what a sentence refers to, as metrics; beside the functions that they rest on."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, Self
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lit_methods.functional.arguments import check_choices, check_ranges
 from lit_methods.functional.boxes import box_area
-from lit_methods.metrics.attack import ExactMetric
+from lit_methods.metrics.double import DoubleMetric
 
 __all__ = [
     "GroundingAccuracy",
@@ -126,7 +126,7 @@ def _place(x: Tensor) -> torch.device:
     return torch.device("cpu") if x.device.type == "mps" else x.device
 
 
-class ReferringMetric(ExactMetric):
+class ReferringMetric(DoubleMetric):
     """Base of the metrics here: ``update`` takes one row per sentence, sums are all that is kept.
 
     The sums are whole numbers, or float64, and add up over batches and processes; a sentence that comes twice counts
@@ -163,17 +163,6 @@ class ReferringMetric(ExactMetric):
 
     def _mask_ious(self, pred_masks: Masks, target_masks: Masks) -> Tensor:
         return mask_ious(*mask_counts(pred_masks, target_masks, self.threshold))
-
-    def _apply(self, fn: Callable, exclude_state: Sequence[str] = "") -> Self:
-        """Move the states, unless to a device without float64; ``to(torch.bfloat16)`` does not round them either."""
-        if fn(torch.zeros(1, device=self.device)).device.type == "mps":
-            return self
-
-        def move(values: Tensor) -> Tensor:
-            moved = fn(values)
-            return moved if moved.dtype == values.dtype else values.to(moved.device)
-
-        return super()._apply(move, exclude_state)  # type: ignore[return-value]
 
 
 class GroundingAccuracy(ReferringMetric):

@@ -4,8 +4,8 @@ One ``update`` is one video. States are sums of fixed size, so that a process wi
 does not depend on how videos were shared out, but for rounding in the last bits. A video that comes twice counts twice.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, Self
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ from lit_methods.functional.vot import (
     vot_overlaps,
     vot_range,
 )
-from lit_methods.metrics.attack import ExactMetric
+from lit_methods.metrics.double import DoubleMetric
 
 __all__ = [
     "OPECurves",
@@ -50,8 +50,8 @@ __all__ = [
 BURN_IN = 10  # frames from each start that VOT's accuracy leaves out
 
 
-class CurveMetric(ExactMetric):
-    """Base of the metrics here: float64 states, which stay where they are if a device has no such type (Apple's GPUs).
+class CurveMetric(DoubleMetric):
+    """Base of the metrics here, each the area below a curve or a point of one.
 
     Args:
         kwargs: of ``torchmetrics.Metric``.
@@ -59,17 +59,6 @@ class CurveMetric(ExactMetric):
 
     higher_is_better = True
     _curve: Tensor | None = None
-
-    def _apply(self, fn: Callable, exclude_state: Sequence[str] = "") -> Self:
-        """Move the states, unless to a device without float64; ``to(torch.bfloat16)`` does not round them either."""
-        if fn(torch.zeros(1, device=self.device)).device.type == "mps":
-            return self
-
-        def move(values: Tensor) -> Tensor:
-            moved = fn(values)
-            return moved if moved.dtype == values.dtype else values.to(moved.device)
-
-        return super()._apply(move, exclude_state)  # type: ignore[return-value]
 
     def curve(self) -> Tensor:
         """The curve that ``compute`` takes its number from, for plots; float64.
