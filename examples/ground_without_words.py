@@ -2,7 +2,9 @@
 
 Without a sentence one of the three or four things in a picture can only be guessed.
 
-Run: python examples/ground_without_words.py [--epochs 12]
+Four epochs of each take some minutes; the recipe ``mcn`` has ten.
+
+Run: python examples/ground_without_words.py [--epochs 10]
 """
 
 import argparse
@@ -55,7 +57,7 @@ def train_and_test(kind: type[MCN], epochs: int) -> dict[str, float]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=4)
     arguments = parser.parse_args()
     for kind in (MCN, DeafMCN):
         found = train_and_test(kind, arguments.epochs)
