@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from lit_methods import ASFD
+from tests.module_fits import loader  # noqa: F401 - goes with the batches
 
 SIDE = 128  # the smallest picture
 SIMPLE: dict[str, Any] = {  # a genotype of few tensors, whose number is what a step and a checkpoint take
@@ -69,11 +69,6 @@ def pictures(*sizes: tuple[int, int], seed: int = 0) -> dict[str, Any]:
         "name": [f"0--Parade/{number}" for number in range(len(sizes))],
         "index": torch.arange(len(sizes)),
     }
-
-
-def loader(*batches: dict[str, Any]) -> DataLoader:
-    """These batches, in their order."""
-    return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
 
 
 def unbegun(steps: int, **more: Any) -> Any:

@@ -1,4 +1,7 @@
-"""Whole loaders as one batch, for tests of data."""
+"""Whole loaders as one batch, and a Trainer that would bring its own, for tests of data."""
+
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,3 +20,8 @@ def by_index(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """The same samples in the order of the data set."""
     order = batch["index"].argsort()
     return {key: value[order] for key, value in batch.items()}
+
+
+def with_own_sampler(processes: int) -> Any:
+    """As much of a Trainer that puts its own sampler into loaders as a data module looks at."""
+    return SimpleNamespace(world_size=processes, _accelerator_connector=SimpleNamespace(use_distributed_sampler=True))

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from lit_methods import MCN
+from tests.module_fits import loader  # noqa: F401 - goes with the batches
 
 SIDE = 64
 WORDS = ["blue", "left", "red", "square", "the"]
@@ -86,8 +86,3 @@ def nothing() -> dict[str, Any]:
     """What a process gets for which no sentence is left."""
     batch = asked(pictures=1)
     return {name: value[:0] for name, value in batch.items()}
-
-
-def loader(*batches: dict[str, Any]) -> DataLoader:
-    """These batches, in their order."""
-    return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]

@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from lit_methods import SiamBAN
+from tests.module_fits import loader  # noqa: F401 - goes with the batches
 
 SIDE = 167  # the smallest search region
 SMALL: dict[str, Any] = {"depth": 18, "width": 2, "channels": 4, "levels": [2, 3], "search_size": SIDE}
@@ -27,11 +27,6 @@ def pairs(seed: int = 0, count: int = 2) -> dict[str, Tensor]:
         "box": torch.cat([low, low + 40 + 20 * torch.rand(count, 2, generator=draw)], 1),
         "negative": torch.arange(count) == count - 1,
     }
-
-
-def loader(*batches: dict[str, Any]) -> DataLoader:
-    """These batches, in their order."""
-    return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
 
 
 def sequences(*lengths: int, size: tuple[int, int] = (60, 80)) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 import warnings
 from pathlib import Path
 from typing import Any
@@ -33,9 +32,10 @@ from tests.asfd_runs import (
     words,
 )
 from tests.left_behind import read_rows, read_summary
-from tests.signals import send_now
+from tests.stops import stops_of_two_epochs
 from tests.two_processes import Run, assert_equal_ranks
 from tests.wandb_record import read_record
+from tests.whole_runs import stopped_and_resumed
 from tests.wider_data import write_truth
 
 
@@ -112,14 +112,7 @@ def test_test_gives_the_same_figures_again(fitted, wider_root, tmp_path):
 # -- resume ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "step",
-    [
-        pytest.param(1, id="in the first epoch", marks=pytest.mark.slow),
-        pytest.param(STEPS, id="in the last batch of an epoch", marks=pytest.mark.slow),
-        pytest.param(STEPS + 1, id="in the second epoch"),
-    ],
-)
+@stops_of_two_epochs(STEPS)
 def test_resume_is_bit_equal(whole, wider_root, step, tmp_path):
     run = resumed(whole, tmp_path, at_step(whole, step), words(wider_root))
     equal_runs(run, whole / "run", validated=step % STEPS > 0)  # from there on that epoch's validation is left out
@@ -132,22 +125,10 @@ def test_workers_change_nothing(whole, wider_root, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_signal_in_the_middle_of_an_epoch(whole, wider_root, tmp_path, capsys, monkeypatch):
-    run, real, calls, at = tmp_path / "run", ASFD.training_step, [0], STEPS + 1
-
-    def sending(self: ASFD, *args: Any) -> Any:
-        calls[0] += 1
-        if calls[0] == at:
-            send_now(signal.SIGTERM)
-        return real(self, *args)
-
-    monkeypatch.setattr(ASFD, "training_step", sending)
-    assert fit(words(wider_root), run, *ALL_EPOCHS) == 143
-    assert calls == [at]
-    assert "stopped by SIGTERM" in capsys.readouterr().err
-    assert fit(words(wider_root), run, *ALL_EPOCHS, "--ckpt_path", "last") == 0
-    assert calls == [STEPS * EPOCHS]  # no step is done twice
-    equal_runs(run, whole / "run")
+def test_a_signal_in_the_middle_of_an_epoch(whole, wider_root, tmp_path, capsys):
+    done = stopped_and_resumed(words(wider_root), tmp_path / "run", capsys, ASFD, STEPS + 1)
+    assert done == STEPS * EPOCHS  # no step is done twice
+    equal_runs(tmp_path / "run", whole / "run")
 
 
 # -- many processes ----------------------------------------------------------------------------------------------------

@@ -3,8 +3,6 @@
 import json
 import pickle
 import shutil
-import signal
-from contextlib import nullcontext
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -20,16 +18,16 @@ from lit_methods import DDL, DDLComparison
 from lit_methods.cli import main
 from lit_methods.ddl.encoder import ENCODERS
 from lit_methods.functional.archives import load_plain
+from tests import whole_runs
 from tests.ddl_batches import Plain
 from tests.face_data import fill
-from tests.left_behind import bit_equal, last_checkpoint, metrics, read_rows, read_summary, timeless, weights
+from tests.left_behind import bit_equal, last_checkpoint, metrics, read_rows, read_summary, weights
 from tests.own_process import run_entry
-from tests.signals import send_now
 from tests.small_recipes import without_figures
-from tests.two_processes import Run, assert_equal_ranks, run as processes_run
+from tests.two_processes import Run, assert_equal_ranks
 from tests.wandb_record import read_record
+from tests.whole_runs import ALL_EPOCHS, CPU, at_step, every_step, fit, one_line, processes
 
-CPU = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.sync_batchnorm", "false"]
 B, PRETRAIN, EPOCHS, STEPS = 4, 1, 3, 6  # of a branch; epochs before the distillation and all; steps of an epoch
 SMALL = {"data.image_size": 32, "data.b": B, "data.batch_size": 8, "data.num_workers": 0}
 ONE_SEED = {"data.demo": False, "model.seeds": "[0]", "model.pretrain_epochs": PRETRAIN, "model.milestones": "[2]"}
@@ -48,24 +46,7 @@ def words(recipe: str, root: Path, **more: Any) -> list[str]:
     given = SMALL | SHORT | TINY | (ONE_SEED if recipe == "ddl" else {}) | {"data.root": root}
     if recipe != "ddl_faces_iresnet50_pretrain" and recipe != "ddl_market1501_lr_baseline":
         given |= HISTOGRAMS
-    given |= {name.replace("__", "."): value for name, value in more.items()}
-    return [recipe, *(word for name, value in given.items() for word in (f"--{name}", str(value)))]
-
-
-def fit(words: list[str], folder: Path, *more: str, figures: bool = False) -> int:
-    with nullcontext() if figures else without_figures():
-        return main("fit", [*words, *CPU, *more, "--run_dir", str(folder)])
-
-
-def every_step(folder: Path) -> list[str]:
-    return [
-        *("--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.every_n_train_steps", "1"),
-        *("--trainer.callbacks.save_top_k", "-1", "--trainer.callbacks.filename", "{epoch}-{step}"),
-        *("--trainer.callbacks.dirpath", str(folder)),
-    ]
-
-
-ALL_EPOCHS = ["--checkpoint.save_top_k", "-1"]
+    return whole_runs.recipe_words(recipe, given, **more)
 
 
 @pytest.fixture(scope="module")
@@ -185,34 +166,15 @@ def test_test_gives_the_same_figures_again(fitted, faces_root, tmp_path):
 
 def equal_runs(one: Path, other: Path, validated: bool = True) -> None:
     """``validated``: whether both have made the same validations, and so tested the same checkpoint."""
-    assert_close(weights(one), weights(other), rtol=0, atol=0)
-    ours, theirs = last_checkpoint(one), last_checkpoint(other)
-    for name in ("optimizer_states", "lr_schedulers", "lit_methods"):
-        assert bit_equal(ours[name], theirs[name]), name
-    kept = [checkpoint["callbacks"]["SimilarityHistogramLogger"] for checkpoint in (ours, theirs)]
+    whole_runs.equal_runs(one, other, validated, figure="hard_rank1", but="train/")
+    kept = [last_checkpoint(run)["callbacks"]["SimilarityHistogramLogger"] for run in (one, other)]
     assert kept[1]["steps"] == STEPS * (EPOCHS - PRETRAIN)
     assert bit_equal(*kept)
-    rows = [[row for row in metrics(run) if validated or not row["test/hard_rank1"]] for run in (one, other)]
-    assert rows[0] == rows[1]
     table = Path("tables", "similarity_overlap.csv")
     assert (one / table).read_text() == (other / table).read_text()
-    if validated:
-        ours, theirs = timeless(read_summary(one)), timeless(read_summary(other))
-        ours, theirs = ({k: v for k, v in of.items() if not k.startswith("train/")} for of in (ours, theirs))
-        assert ours == theirs
 
 
-def resumed(whole: Path, folder: Path, step: int, words: list[str]) -> Path:
-    """The run as it goes on after a step."""
-    (path,) = (whole / "steps").glob(f"*-step={step}.ckpt")
-    run = folder / "run"
-    shutil.copytree(whole / "run", run)
-    shutil.copy(path, run / "checkpoints" / "here.ckpt")
-    for name in ("checkpoints/last.ckpt", "summary.json", "tables/similarity_overlap.csv"):
-        (run / name).unlink()
-    more = [*ALL_EPOCHS, *every_step(folder / "steps"), "--ckpt_path", str(run / "checkpoints" / "here.ckpt")]
-    assert fit(words, run, *more) == 0
-    return run
+resumed = partial(whole_runs.resumed, left="tables/similarity_overlap.csv")
 
 
 @pytest.mark.slow
@@ -227,7 +189,7 @@ def resumed(whole: Path, folder: Path, step: int, words: list[str]) -> Path:
     ],
 )
 def test_resume_is_bit_equal(whole, faces_root, step, tmp_path):
-    run = resumed(whole, tmp_path, step, words("ddl", faces_root))
+    run = resumed(whole, tmp_path, at_step(whole, step), words("ddl", faces_root))
     equal_runs(run, whole / "run", validated=step % STEPS > 0)  # from there on that epoch's validation is left out
 
 
@@ -235,33 +197,18 @@ def test_resume_is_bit_equal(whole, faces_root, step, tmp_path):
 @pytest.mark.parametrize("step", [3, STEPS + 1])
 def test_workers_change_nothing(whole, faces_root, step, tmp_path):
     """Nor where a run goes on in an epoch."""
-    equal_runs(resumed(whole, tmp_path, step, words("ddl", faces_root, data__num_workers=2)), whole / "run")
+    equal_runs(
+        resumed(whole, tmp_path, at_step(whole, step), words("ddl", faces_root, data__num_workers=2)), whole / "run"
+    )
 
 
-def test_a_signal_in_the_middle_of_an_epoch(whole, faces_root, tmp_path, capsys, monkeypatch):
-    run, real, calls, at = tmp_path / "run", DDLComparison.training_step, [0], STEPS + 2
-
-    def sending(self: DDLComparison, *args: Any) -> Any:
-        calls[0] += 1
-        if calls[0] == at:
-            send_now(signal.SIGTERM)
-        return real(self, *args)
-
-    monkeypatch.setattr(DDLComparison, "training_step", sending)
-    assert fit(words("ddl", faces_root), run, *ALL_EPOCHS) == 143
-    assert calls == [at]
-    assert "stopped by SIGTERM" in capsys.readouterr().err
-    assert fit(words("ddl", faces_root), run, *ALL_EPOCHS, "--ckpt_path", "last") == 0
-    assert calls == [STEPS * EPOCHS]  # no step is done twice
-    equal_runs(run, whole / "run")
+def test_a_signal_in_the_middle_of_an_epoch(whole, faces_root, tmp_path, capsys):
+    done = whole_runs.stopped_and_resumed(words("ddl", faces_root), tmp_path / "run", capsys, DDLComparison, STEPS + 2)
+    assert done == STEPS * EPOCHS  # no step is done twice
+    equal_runs(tmp_path / "run", whole / "run")
 
 
 # -- many processes ----------------------------------------------------------------------------------------------------
-
-
-def processes(command: list[str], more: list[str], folder: Path, number: int = 1, **options: Any) -> Run:
-    with without_figures():
-        return processes_run(command[:1], [*command[1:], *more], folder, number, **options)
 
 
 @pytest.fixture(scope="module")
@@ -331,9 +278,7 @@ def test_processes_learn_as_one_does(faces_root, number, b, tmp_path, monkeypatc
 # -- predict and export ------------------------------------------------------------------------------------------------
 
 
-def predict(checkpoint: str, folder: Path, *more: object) -> int:
-    given = ["--ckpt_path", checkpoint, "--trainer.accelerator", "cpu", "--trainer.devices", "1"]
-    return main("predict", ["ddl", *given, *map(str, more), "--run_dir", str(folder)])
+predict = partial(whole_runs.predict, "ddl")
 
 
 def test_predict_finds_the_nearest_of_the_others(fitted, faces_root, tmp_path):
@@ -399,7 +344,7 @@ def test_a_list_of_pairs_that_is_wrong_is_one_line(fitted, faces_root, lines, mo
     (tmp_path / "mine.txt").write_text(lines.format(first, second))
     given = ["--input", faces_root / "test", "--pairs", tmp_path / "mine.txt", *more]
     assert predict(chosen(fitted), tmp_path / "out", *given) in (1, 2)
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    line = one_line(capsys)
     assert text in line
 
 
@@ -519,8 +464,7 @@ def test_low_resolution_queries_have_figures_of_their_own(market1501_root, recip
 def refused(capsys, command: list[str], folder: Path, *more: str) -> str:
     assert fit(command, folder / "run", *more) == 2
     assert not (folder / "run").exists()
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    return line
+    return one_line(capsys)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import json
 import os
 import pickle
 import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,28 +17,22 @@ from PIL import Image
 from lit_methods import MCN
 from tests.left_behind import bit_equal, read_rows, read_summary, timeless
 from tests.mcn_runs import (
-    ALL_EPOCHS,
     EPOCHS,
     FIGURES,
     PICTURES,
     SENTENCES,
     STEPS,
-    at_step,
     chosen,
     equal_runs,
-    every_step,
     figures_of,
-    fit,
-    one_line,
     predict,
-    processes,
     resumed,
-    test,
     words,
 )
-from tests.signals import send_now
+from tests.stops import stops_of_two_epochs
 from tests.two_processes import Run, assert_equal_ranks, assert_same_metrics, assert_same_weights
 from tests.wandb_record import read_record
+from tests.whole_runs import ALL_EPOCHS, at_step, every_step, fit, one_line, processes, stopped_and_resumed, test
 
 pytestmark = pytest.mark.usefixtures("light_grounder")
 
@@ -121,14 +114,7 @@ def test_another_data_set_is_tested_with_the_words_of_the_checkpoint(fitted, ref
 # -- resume ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "step",
-    [
-        pytest.param(1, id="in the first epoch", marks=pytest.mark.slow),
-        pytest.param(STEPS, id="in the last batch of an epoch", marks=pytest.mark.slow),
-        pytest.param(STEPS + 1, id="in the second epoch"),
-    ],
-)
+@stops_of_two_epochs(STEPS)
 def test_resume_is_bit_equal(whole, refcoco_root, step, tmp_path):
     run = resumed(whole, tmp_path, at_step(whole, step), words(refcoco_root))
     equal_runs(run, whole / "run", validated=step % STEPS > 0)  # from there on that epoch's validation is left out
@@ -151,22 +137,10 @@ def test_workers_change_nothing(whole, refcoco_root, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_signal_in_the_middle_of_an_epoch(whole, refcoco_root, tmp_path, capsys, monkeypatch):
-    run, real, calls, at = tmp_path / "run", MCN.training_step, [0], STEPS + 1
-
-    def sending(self: MCN, *args: Any) -> Any:
-        calls[0] += 1
-        if calls[0] == at:
-            send_now(signal.SIGTERM)
-        return real(self, *args)
-
-    monkeypatch.setattr(MCN, "training_step", sending)
-    assert fit(words(refcoco_root), run, *ALL_EPOCHS) == 143
-    assert calls == [at]
-    assert "stopped by SIGTERM" in capsys.readouterr().err
-    assert fit(words(refcoco_root), run, *ALL_EPOCHS, "--ckpt_path", "last") == 0
-    assert calls == [STEPS * EPOCHS]  # no step is done twice
-    equal_runs(run, whole / "run")
+def test_a_signal_in_the_middle_of_an_epoch(whole, refcoco_root, tmp_path, capsys):
+    done = stopped_and_resumed(words(refcoco_root), tmp_path / "run", capsys, MCN, STEPS + 1)
+    assert done == STEPS * EPOCHS  # no step is done twice
+    equal_runs(tmp_path / "run", whole / "run")
 
 
 # -- many processes ----------------------------------------------------------------------------------------------------

@@ -2,9 +2,8 @@
 
 import json
 import shutil
-import signal
 import warnings
-from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,55 +22,36 @@ from lit_methods.functional.archives import load_plain
 from lit_methods.functional.frames import read_frame
 from lit_methods.siamban.functional import learning_rates, siamban_cls_loss, siamban_loc_loss
 from lit_methods.siamban.runs import track_sequences
-from tests.left_behind import bit_equal, last_checkpoint, metrics, read_rows, read_summary, timeless, weights
+from tests import whole_runs
+from tests.left_behind import last_checkpoint, read_rows, read_summary
 from tests.own_process import run_entry
-from tests.signals import send_now
 from tests.small_recipes import RECIPES, without_figures
-from tests.two_processes import Run, assert_equal_ranks, run as processes_run
+from tests.two_processes import Run, assert_equal_ranks
 from tests.wandb_record import read_record
+from tests.whole_runs import ALL_EPOCHS, CPU, at_step, every_step, fit, one_line, processes
 
-CPU = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.sync_batchnorm", "false"]
 AT_EPOCH, EPOCHS, STEPS = 1, 3, 4  # the backbone learns from then on; epochs in all; steps of an epoch
 SMALL = {
+    **whole_runs.SHORT,
     "model.width": 2,
     "model.channels": 4,
     "model.search_size": 167,
     "data.search_size": 167,
     "data.batch_size": 2,
     "data.pairs_per_epoch": 2 * STEPS,
-    "data.num_workers": 0,
-    "data.demo": False,
     "data.val_videos": 1,
     "data.val_frames": 3,
     "trainer.max_epochs": EPOCHS,
-    "trainer.check_val_every_n_epoch": 1,
-    "trainer.log_every_n_steps": 1,
-    "trainer.num_sanity_val_steps": 0,
 }
 UNFREEZE = ["--trainer.callbacks+=callbacks.BackboneUnfreeze", "--trainer.callbacks.at_epoch", str(AT_EPOCH)]
 FRONT = ("model.backbone.conv1.", "model.backbone.bn1.", "model.backbone.layer1.")
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-ALL_EPOCHS = ["--checkpoint.save_top_k", "-1"]
 MORE = [*UNFREEZE, *ALL_EPOCHS]
 
 
 def words(root: Path, **more: Any) -> list[str]:
     """What makes the recipe small; ``__`` stands for a dot."""
-    given = SMALL | {"data.root": root} | {name.replace("__", "."): value for name, value in more.items()}
-    return ["siamban", *(word for name, value in given.items() for word in (f"--{name}", str(value)))]
-
-
-def fit(words: list[str], folder: Path, *more: str, figures: bool = False) -> int:
-    with nullcontext() if figures else without_figures():
-        return main("fit", [*words, *CPU, *more, "--run_dir", str(folder)])
-
-
-def every_step(folder: Path) -> list[str]:
-    return [
-        *("--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.every_n_train_steps", "1"),
-        *("--trainer.callbacks.save_top_k", "-1", "--trainer.callbacks.filename", "{epoch}-{step}"),
-        *("--trainer.callbacks.dirpath", str(folder)),
-    ]
+    return whole_runs.recipe_words("siamban", SMALL | {"data.root": root}, **more)
 
 
 @pytest.fixture(scope="module")
@@ -87,17 +67,7 @@ def fitted(whole) -> Path:
     return whole / "run"
 
 
-def at_step(whole: Path, step: int) -> Path:
-    (path,) = (whole / "steps").glob(f"*-step={step}.ckpt")
-    return path
-
-
-def chosen(run: Path) -> str:
-    """The checkpoint that was tested: of the best validation, the first of equal ones."""
-    found = {int(row["epoch"]): float(row["val/success_auc"]) for row in metrics(run) if row["val/success_auc"]}
-    best = max(found, key=lambda epoch: (found[epoch], -epoch))
-    (path,) = (run / "checkpoints").glob(f"epoch={best}-*.ckpt")
-    return str(path)
+chosen = partial(whole_runs.chosen, figure="success_auc")
 
 
 # -- what a run leaves -------------------------------------------------------------------------------------------------
@@ -180,30 +150,8 @@ def test_rates_are_those_of_their_epochs(whole):
 # -- resume ------------------------------------------------------------------------------------------------------------
 
 
-def equal_runs(one: Path, other: Path, validated: bool = True) -> None:
-    """``validated``: whether both have made the same validations, and so tested the same checkpoint."""
-    assert_close(weights(one), weights(other), rtol=0, atol=0)
-    ours, theirs = last_checkpoint(one), last_checkpoint(other)
-    for name in ("optimizer_states", "lr_schedulers", "lit_methods"):
-        assert bit_equal(ours[name], theirs[name]), name
-    rows = [[row for row in metrics(run) if validated or not row["test/success_auc"]] for run in (one, other)]
-    assert rows[0] == rows[1]
-    if validated:
-        ours, theirs = timeless(read_summary(one)), timeless(read_summary(other))
-        ours, theirs = ({k: v for k, v in of.items() if not k.startswith("train/")} for of in (ours, theirs))
-        assert ours == theirs
-
-
-def resumed(whole: Path, folder: Path, step: int, words: list[str]) -> Path:
-    """The run as it goes on after a step."""
-    run = folder / "run"
-    shutil.copytree(whole / "run", run)
-    shutil.copy(at_step(whole, step), run / "checkpoints" / "here.ckpt")
-    for name in ("checkpoints/last.ckpt", "summary.json", "tables/test_sequences.csv"):
-        (run / name).unlink()
-    more = [*MORE, *every_step(folder / "steps"), "--ckpt_path", str(run / "checkpoints" / "here.ckpt")]
-    assert fit(words, run, *more) == 0
-    return run
+equal_runs = partial(whole_runs.equal_runs, figure="success_auc", but="train/")
+resumed = partial(whole_runs.resumed, left="tables/test_sequences.csv", more=MORE)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +165,7 @@ def resumed(whole: Path, folder: Path, step: int, words: list[str]) -> Path:
     ],
 )
 def test_resume_is_bit_equal(whole, lasot_root, step, tmp_path):
-    run = resumed(whole, tmp_path, step, words(lasot_root))
+    run = resumed(whole, tmp_path, at_step(whole, step), words(lasot_root))
     equal_runs(run, whole / "run", validated=step % STEPS > 0)  # from there on that epoch's validation is left out
 
 
@@ -225,34 +173,17 @@ def test_resume_is_bit_equal(whole, lasot_root, step, tmp_path):
 @pytest.mark.parametrize("step", [3, STEPS + 2])
 def test_workers_change_nothing(whole, lasot_root, step, tmp_path):
     """Nor where a run goes on in an epoch."""
-    equal_runs(resumed(whole, tmp_path, step, words(lasot_root, data__num_workers=2)), whole / "run")
+    equal_runs(resumed(whole, tmp_path, at_step(whole, step), words(lasot_root, data__num_workers=2)), whole / "run")
 
 
 @pytest.mark.slow
-def test_a_signal_in_the_middle_of_an_epoch(whole, lasot_root, tmp_path, capsys, monkeypatch):
-    run, real, calls, at = tmp_path / "run", SiamBAN.training_step, [0], STEPS + 2
-
-    def sending(self: SiamBAN, *args: Any) -> Any:
-        calls[0] += 1
-        if calls[0] == at:
-            send_now(signal.SIGTERM)
-        return real(self, *args)
-
-    monkeypatch.setattr(SiamBAN, "training_step", sending)
-    assert fit(words(lasot_root), run, *MORE) == 143
-    assert calls == [at]
-    assert "stopped by SIGTERM" in capsys.readouterr().err
-    assert fit(words(lasot_root), run, *MORE, "--ckpt_path", "last") == 0
-    assert calls == [STEPS * EPOCHS]  # no step is done twice
-    equal_runs(run, whole / "run")
+def test_a_signal_in_the_middle_of_an_epoch(whole, lasot_root, tmp_path, capsys):
+    done = whole_runs.stopped_and_resumed(words(lasot_root), tmp_path / "run", capsys, SiamBAN, STEPS + 2, MORE)
+    assert done == STEPS * EPOCHS  # no step is done twice
+    equal_runs(tmp_path / "run", whole / "run")
 
 
 # -- many processes ----------------------------------------------------------------------------------------------------
-
-
-def processes(command: list[str], more: list[str], folder: Path, number: int = 1, **options: Any) -> Run:
-    with without_figures():
-        return processes_run(command[:1], [*command[1:], *more], folder, number, **options)
 
 
 class KeepBatches(Callback):
@@ -366,9 +297,7 @@ def test_processes_share_out_any_number_of_videos(both, lasot_root, videos, tmp_
 # -- predict and export ------------------------------------------------------------------------------------------------
 
 
-def predict(checkpoint: str, folder: Path, *more: object) -> int:
-    given = ["--ckpt_path", checkpoint, "--trainer.accelerator", "cpu", "--trainer.devices", "1"]
-    return main("predict", ["siamban", *given, *map(str, more), "--run_dir", str(folder)])
+predict = partial(whole_runs.predict, "siamban")
 
 
 @pytest.fixture(scope="module")
@@ -511,11 +440,6 @@ def test_a_loss_that_is_far_too_large_is_no_step(lasot_root, tmp_path):
 
 
 # -- bad input ---------------------------------------------------------------------------------------------------------
-
-
-def one_line(capsys) -> str:
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    return line
 
 
 @pytest.mark.parametrize(

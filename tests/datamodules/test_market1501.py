@@ -15,7 +15,7 @@ from datamodules.demo import write_market1501
 from datamodules.reid_files import TRAIN, read_folder
 from datamodules.reid_images import CROP_DRAWS, ERASE_DRAWS, TrainingImages, body_crop_box, erased_rectangles
 from tests.every_batch import SaveAfterEveryBatch
-from tests.loading import batches
+from tests.loading import batches, with_own_sampler
 from tests.reid_data import SMALL, clusters, kinds, ready
 
 
@@ -428,14 +428,8 @@ def test_overfit_batches_trains_on_the_same(make_trainer, market1501_root):
 
 
 def test_several_processes_need_our_samplers(market1501_root):
-    class Trainer:
-        world_size = 2
-
-        class _accelerator_connector:
-            use_distributed_sampler = True
-
     data = Market1501DataModule(str(market1501_root), **SMALL)
-    data.trainer = Trainer()
+    data.trainer = with_own_sampler(2)
     with pytest.raises(ValueError, match="use_distributed_sampler=True with 2 processes would replace the samplers"):
         data.setup("fit")
 

@@ -1,10 +1,10 @@
 """RefCOCO in fits that stop and go on, and shared out over processes."""
 
 import pytest
-from lightning.pytorch.callbacks import OnExceptionCheckpoint
 
 from datamodules import RefCOCODataModule
-from tests.every_batch import SaveAfterEveryBatch
+from tests.every_batch import failed_and_gone_on, gone_on_after_every_batch
+from tests.loading import with_own_sampler
 from tests.refer_data import SMALL, Seen, ready, write_refer
 
 
@@ -15,31 +15,14 @@ def root(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:.*fit.ckpt_path=")
 def test_a_fit_goes_on_after_any_batch_with_the_refs_and_sentences_it_had_not_seen(root, make_trainer, tmp_path):
-    def fit(**options):
-        seen = Seen()
-        trainer = make_trainer(max_epochs=2, limit_val_batches=0, callbacks=options.pop("callbacks", None))
-        trainer.fit(seen, RefCOCODataModule(str(root), **SMALL), weights_only=False, **options)
-        return seen.batches
-
-    saves = SaveAfterEveryBatch(tmp_path)
-    whole = fit(callbacks=[saves])
+    whole = gone_on_after_every_batch(Seen, lambda: RefCOCODataModule(str(root), **SMALL), make_trainer, tmp_path)
     assert len(whole) == 6
     assert whole[0][2:] != whole[3][2:]  # another order in the next epoch
-    for done, path in enumerate(saves.paths, 1):
-        assert fit(ckpt_path=path) == whole[done:]
 
 
 @pytest.mark.filterwarnings("ignore:.*fit.ckpt_path=")
 def test_a_fit_that_failed_in_a_step_gets_its_batch_again(root, make_trainer, tmp_path):
-    whole, broken, resumed = Seen(), Seen(fail_at=2), Seen()
-    options = {"max_epochs": 1, "limit_val_batches": 0}
-    make_trainer(**options).fit(whole, RefCOCODataModule(str(root), **SMALL))
-    trainer = make_trainer(**options, callbacks=[OnExceptionCheckpoint(tmp_path, "last")], enable_checkpointing=True)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        trainer.fit(broken, RefCOCODataModule(str(root), **SMALL))
-    last = tmp_path / "last.ckpt"
-    make_trainer(**options).fit(resumed, RefCOCODataModule(str(root), **SMALL), ckpt_path=last, weights_only=False)
-    assert broken.batches + resumed.batches == whole.batches
+    failed_and_gone_on(Seen, lambda: RefCOCODataModule(str(root), **SMALL), make_trainer, tmp_path)
 
 
 def test_a_fit_and_a_test_show_every_sentence_once(root, make_trainer):
@@ -67,13 +50,7 @@ def test_processes_share_refs_and_pictures_out_and_one_without_any_takes_part(ro
 
 
 def test_lightnings_own_sampler_is_refused(root):
-    class Trainer:
-        world_size = 2
-
-        class _accelerator_connector:
-            use_distributed_sampler = True
-
     data = RefCOCODataModule(str(root), **SMALL)
-    data.trainer = Trainer()
+    data.trainer = with_own_sampler(2)
     with pytest.raises(ValueError, match="use_distributed_sampler"):
         data.setup("fit")

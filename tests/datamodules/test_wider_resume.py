@@ -1,10 +1,9 @@
 """WIDER FACE in fits that stop and go on, and shared out over processes."""
 
 import pytest
-from lightning.pytorch.callbacks import OnExceptionCheckpoint
 
 from datamodules import WIDERFaceDataModule
-from tests.every_batch import SaveAfterEveryBatch
+from tests.every_batch import failed_and_gone_on, gone_on_after_every_batch
 from tests.wider_fits import SMALL, Seen, ready, write_plain
 
 
@@ -18,31 +17,15 @@ def root(tmp_path):
 def test_a_fit_goes_on_after_any_batch_with_the_pictures_it_had_not_seen(
     root, make_trainer, tmp_path, split, size, batches
 ):
-    def fit(**options):
-        seen = Seen()
-        data = WIDERFaceDataModule(str(root), **SMALL | {"batch_size": size}, split_halves=split)
-        trainer = make_trainer(max_epochs=2, limit_val_batches=0, callbacks=options.pop("callbacks", None))
-        trainer.fit(seen, data, weights_only=False, **options)
-        return seen.batches
+    def data():
+        return WIDERFaceDataModule(str(root), **SMALL | {"batch_size": size}, split_halves=split)
 
-    saves = SaveAfterEveryBatch(tmp_path)
-    whole = fit(callbacks=[saves])
-    assert len(whole) == batches
-    for done, path in enumerate(saves.paths, 1):
-        assert fit(ckpt_path=path) == whole[done:]
+    assert len(gone_on_after_every_batch(Seen, data, make_trainer, tmp_path)) == batches
 
 
 @pytest.mark.filterwarnings("ignore:.*fit.ckpt_path=")
 def test_a_fit_that_failed_in_a_step_gets_its_batch_again(root, make_trainer, tmp_path):
-    whole, broken, resumed = Seen(), Seen(fail_at=2), Seen()
-    options = {"max_epochs": 1, "limit_val_batches": 0}
-    make_trainer(**options).fit(whole, WIDERFaceDataModule(str(root), **SMALL))
-    trainer = make_trainer(**options, callbacks=[OnExceptionCheckpoint(tmp_path, "last")], enable_checkpointing=True)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        trainer.fit(broken, WIDERFaceDataModule(str(root), **SMALL))
-    last = tmp_path / "last.ckpt"
-    make_trainer(**options).fit(resumed, WIDERFaceDataModule(str(root), **SMALL), ckpt_path=last, weights_only=False)
-    assert broken.batches + resumed.batches == whole.batches
+    failed_and_gone_on(Seen, lambda: WIDERFaceDataModule(str(root), **SMALL), make_trainer, tmp_path)
 
 
 def test_processes_share_pictures_out_and_one_without_any_takes_part(root, company):

@@ -18,6 +18,7 @@ from lit_methods.inference import Predictor
 from lit_methods.metrics.face_detection import WIDERFaceAP
 from tests.asfd_batches import SIDE, SIMPLE, asfd, loader, pictures, scene, unbegun, views
 from tests.forked import answers_of
+from tests.module_fits import gradients, logged
 
 DRAW = torch.Generator().manual_seed
 
@@ -25,17 +26,6 @@ DRAW = torch.Generator().manual_seed
 def fit(trainer, module, *batches, **more):
     trainer.fit(module, loader(*(batches or (views(0), views(1)))), **more)
     return module
-
-
-def logged(trainer):
-    return {name: float(value) for name, value in trainer.callback_metrics.items()}
-
-
-def gradients(module, batch):
-    module.zero_grad()
-    losses = module.losses(batch)
-    losses["loss"].backward()
-    return losses, {name: x.grad for name, x in module.named_parameters() if x.grad is not None}
 
 
 # -- the loss ----------------------------------------------------------------------------------------------------------

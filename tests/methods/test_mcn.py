@@ -23,6 +23,7 @@ from lit_methods.mcn.functional import (
 from lit_methods.mcn.model import MCN_BACKBONES, tiny_darknet
 from lit_methods.metrics.referring import GroundingAccuracy, InconsistencyError, MaskIoU, MaskPrecision
 from tests.mcn_batches import SIDE, SIZES, WORDS, asked, loader, mcn, nothing, views
+from tests.module_fits import gradients, logged
 
 pytestmark = pytest.mark.usefixtures("light_grounder")
 PARTS = ("loss_xy", "loss_wh", "loss_conf", "loss_seg", "loss_cem")
@@ -31,17 +32,6 @@ PARTS = ("loss_xy", "loss_wh", "loss_conf", "loss_seg", "loss_cem")
 def fit(trainer, module, *batches, **more):
     trainer.fit(module, loader(*(batches or (views(0), views(1)))), **more)
     return module
-
-
-def logged(trainer):
-    return {name: float(value) for name, value in trainer.callback_metrics.items()}
-
-
-def gradients(module, batch):
-    module.zero_grad()
-    losses = module.losses(batch)
-    losses["loss"].backward()
-    return losses, {name: x.grad for name, x in module.named_parameters() if x.grad is not None}
 
 
 def settled(**arguments):

@@ -18,16 +18,13 @@ from lit_methods.siamban.functional import (
     siamban_loc_loss,
 )
 from lit_methods.siamban.tracker import SiamBANTracker
+from tests.module_fits import logged
 from tests.siamban_batches import SIDE, SMALL, loader, pairs, sequences, siamban
 
 
 def fit(trainer, module, *batches, **more):
     trainer.fit(module, loader(*(batches or (pairs(0), pairs(1)))), **more)
     return module
-
-
-def logged(trainer):
-    return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
 # -- the loss ----------------------------------------------------------------------------------------------------------
