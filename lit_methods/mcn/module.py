@@ -41,7 +41,8 @@ from lit_methods.metrics.stage_figures import StageFigures
 
 ANCHORS = ((137.0, 256.0), (248.0, 272.0), (386.0, 271.0))  # width and height at an input of ANCHORS_AT pixels
 ANCHORS_AT = 416
-MOST_ROWS = 32  # sentences that go through the network side by side in an evaluation; limits memory alone
+MOST_ROWS, MOST_PIXELS = 32, 2**25  # sentences of an evaluation that are computed side by side, and pixels of their
+# masks, which limits memory alone
 
 
 class MCN(OwnWords, OwnSentences, OwnGraphs, StageFigures, Described, LightningModule):
@@ -268,10 +269,11 @@ class MCN(OwnWords, OwnSentences, OwnGraphs, StageFigures, Described, LightningM
         if image_id is not None:
             new[1:] = image_id[1:] != image_id[:-1]
         picture = new.cumsum(0) - 1  # of each row
+        step = max(1, min(MOST_ROWS, MOST_PIXELS // int(size.prod(1).max())))
         visual = self.model.visual(self._pixels(image[new]))
         parts = [
             self._predicted(visual.rows(picture[rows]), tokens[rows], size[rows])
-            for rows in torch.arange(len(image), device=image.device).split(MOST_ROWS)
+            for rows in torch.arange(len(image), device=image.device).split(step)
         ]
         boxes, scores, masks = zip(*parts, strict=True)
         return torch.cat(boxes), torch.cat(scores), [mask for part in masks for mask in part]
