@@ -56,6 +56,7 @@ TINY = {  # what is trained is then exported, too, or follows films
     ("fit", "siamban"): ["--model.width", "2", "--model.channels", "4"],
 }
 LONG = {  # what the page goes on with nothing of, such as recipes as in the papers: by default it is built, not run
+    "asfd": {"asfd_widerface_d0"},
     "backbones": {"classifier_cifar10_resnet56", "hrank_cifar10_resnet56"},
     "filter_sketch": {"filter_sketch_cifar10_resnet56"},
     "mcn": {"mcn_refcoco", "mcn_refcoco_vgg16", "mcn_refcocoplus", "mcn_refcocog", "lit_methods.export"},
