@@ -43,6 +43,9 @@ class OwnSentences:
     device: torch.device
     ids: dict[str, int]
     size: int
+    predict_step: Any  # annotations alone: a method here would stand before the class's own
+    tokens_of: Any
+    add_words: Any
     _pictures: Sequence[OwnPicture] = ()  # of this prediction
 
     @classmethod
@@ -56,18 +59,6 @@ class OwnSentences:
             parser.add_argument("--text", action="append", type=str, default=None, help=helps)
             helps = "file of word vectors, for words that the checkpoint has none of"
             parser.add_argument("--glove", type=str | None, default=None, help=helps)
-
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
-        """A dict per sentence."""
-        raise NotImplementedError
-
-    def tokens_of(self, sentences: Sequence[str]) -> Tensor:
-        """Ids of the words of clean sentences, (B, ``max_words``)."""
-        raise NotImplementedError
-
-    def add_words(self, words: Sequence[str], vectors: Tensor) -> None:
-        """Know more words."""
-        raise NotImplementedError
 
     @staticmethod
     def require_sentences(batch: Mapping[str, Any]) -> None:

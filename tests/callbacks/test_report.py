@@ -262,13 +262,20 @@ def test_only_wandb_gets_a_film(make_trainer):
     assert (taking.images, board.calls) == ([], [])
 
 
-def test_the_offline_record_of_wandb_holds_a_film(make_trainer, tmp_path, monkeypatch):
+@pytest.fixture
+def offline(make_trainer, tmp_path, monkeypatch):
+    """A trainer at its fourth step, and its logger, whose record stays in the folder ``run``."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("WANDB_MODE", "offline")
     logger = RunWandbLogger(tmp_path / "run", {}, offline=True, run={})
     (tmp_path / "run").mkdir()
     trainer = make_trainer(logger=logger)
     trainer.fit_loop.epoch_loop._batches_that_stepped = 3
+    return trainer, logger
+
+
+def test_the_offline_record_of_wandb_holds_a_film(offline, tmp_path):
+    trainer, logger = offline
     path = RunReport().film(trainer, "test/walk", np.stack([picture(), 255 - picture()]))
     logger.close()
     record = read_record(tmp_path / "run")
@@ -312,13 +319,8 @@ def test_an_overlay_leaves_its_sheet_and_so_it_is_for_other_loggers(make_trainer
     assert [(call[0], call[1], call[2].shape) for call in board.calls] == [("add_image", "val/grounding", (20, 30, 3))]
 
 
-def test_wandb_gets_an_overlay_as_pictures_with_boxes_and_masks_of_its_own(make_trainer, tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    logger = RunWandbLogger(tmp_path / "run", {}, offline=True, run={})
-    (tmp_path / "run").mkdir()
-    trainer = make_trainer(logger=logger)
-    trainer.fit_loop.epoch_loop._batches_that_stepped = 3
+def test_wandb_gets_an_overlay_as_pictures_with_boxes_and_masks_of_its_own(offline, tmp_path):
+    trainer, logger = offline
     overlay_of(trainer)
     logger.close()
     record = read_record(tmp_path / "run")
