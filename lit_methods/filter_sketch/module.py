@@ -1,9 +1,9 @@
 """FilterSketch: the classifier that ``FilterSketchPruning`` narrows."""
 
-from lit_methods.classification import ImageClassifier
+from lit_methods.base_checkpoint import CheckpointStart
 
 
-class FilterSketch(ImageClassifier):
+class FilterSketch(CheckpointStart):
     """A CNN whose layers are shrunk by matrix sketches of their weights (FilterSketch, arXiv 2001.08514).
 
     The module trains and fine-tunes; *how narrow* it becomes and *when* is the business of the callback

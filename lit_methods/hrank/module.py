@@ -1,9 +1,9 @@
 """HRank: the classifier that ``HRankPruning`` prunes."""
 
-from lit_methods.classification import ImageClassifier
+from lit_methods.base_checkpoint import CheckpointStart
 
 
-class HRank(ImageClassifier):
+class HRank(CheckpointStart):
     """A CNN that is pruned by the rank of its feature maps (HRank, arXiv 2002.10179).
 
     The module trains and fine-tunes; *what* is removed and *when* is the business of the callback

@@ -13,7 +13,7 @@ from torchvision.ops import StochasticDepth
 
 from lit_methods.backbones import BACKBONES, find_backbone
 from lit_methods.backbones.darts import darts_imagenet as darts_imagenet
-from lit_methods.functional.complexity import call_hooks
+from lit_methods.functional.complexity import blank_images, call_hooks
 from lit_methods.functional.modes import evaluating
 from lit_methods.functional.suggestions import first_line, nearest
 from lit_methods.nad.functional import channel_gate, open_channels
@@ -46,6 +46,45 @@ def gate_points_of(arch: str) -> list[str]:
         f"gate_points: missing; name the modules of {arch} behind which the gates sit ({', '.join(GATE_POINTS)} have a "
         "list of their own)"
     )
+
+
+def block_points(model: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> list[str]:
+    """The blocks of any network, behind which gates can sit: modules that stand in a row and give maps.
+
+    A list or sequence of modules is looked into, down to the first ones that are neither; anything that is called more
+    or less than once, or gives no maps (N, C, H, W), is left out.
+
+    Args:
+        model: the network; not changed.
+        input_size: (C, H, W) of an image.
+
+    Raises:
+        ValueError: it has no such modules.
+
+    Example:
+        >>> net = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), nn.Flatten(), nn.Linear(144, 2))
+        >>> block_points(net, (3, 8, 8))
+        ['0.0', '0.1']
+    """
+    rows, blocks = [("", model)], dict[str, nn.Module]()
+    while rows:
+        prefix, row = rows.pop(0)
+        inner = [(f"{prefix}{name}", child) for name, child in row.named_children()]
+        looked_into = [pair for pair in inner if isinstance(pair[1], nn.Sequential | nn.ModuleList) or len(inner) == 1]
+        blocks |= dict(pair for pair in inner if pair not in looked_into)
+        rows += [(f"{name}.", child) for name, child in looked_into]
+    calls: dict[str, list[bool]] = {name: [] for name in blocks}
+
+    def look(name: str, _: nn.Module, __: Tensor, output: Tensor) -> Tensor:
+        calls[name].append(isinstance(output, Tensor) and output.ndim == 4 and min(output.shape[2:]) > 1)
+        return output
+
+    with evaluating(model), call_hooks(model, list(blocks), look):
+        model(blank_images(model, input_size))
+    order = [name for name, seen in calls.items() if seen == [True]]
+    if not order:
+        raise ValueError(f"gate_points: missing; no blocks are found in this {type(model).__name__}: name its modules")
+    return order
 
 
 class GatedModel(nn.Module):

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torchmetrics import Metric, MetricCollection
 
 from lit_methods.backbones import find_backbone
-from lit_methods.classification import ImageClassifier
+from lit_methods.base_checkpoint import CheckpointStart, described, is_description, read_trained
 from lit_methods.contract import ExportGraph
 from lit_methods.functional.drawing import caption
 from lit_methods.functional.suggestions import shorten
@@ -24,7 +24,7 @@ from lit_methods.inference import prepare_inputs
 from lit_methods.nad.checks import check_arguments, check_counts, check_precision, checked_rows
 from lit_methods.nad.evaluation import gated_hits, own_scores
 from lit_methods.nad.functional import nad_loss
-from lit_methods.nad.gating import GatedModel, gate_points_of, refuse_hooks
+from lit_methods.nad.gating import GatedModel, block_points, gate_points_of, refuse_hooks
 from lit_methods.nad.learning import Learned, set_gradients
 from lit_methods.nad.metrics import Rate, Selectivity
 from lit_methods.nad.network_training import make_sgd, sgd_step
@@ -36,7 +36,7 @@ from lit_methods.nad.structure import sub_network
 STEPS, SKIPPED, IMAGES = range(3)  # columns of NAD.progress
 
 
-class NAD(ImageClassifier):
+class NAD(CheckpointStart):
     """The sub-architecture that a trained classifier uses for each class (NAD, arXiv 2003.13268).
 
     The network is frozen and stays in eval mode. A fit learns gates, one number per class and channel, on training
@@ -44,9 +44,9 @@ class NAD(ImageClassifier):
     each as it would alone. Batches that the datamodule's ``per_class_batch`` groups by class are the paper's; several
     processes share the classes out and tell each other the gates that changed, so each can be saved and resumed.
 
-    Logs ``train/loss`` (while the network itself is trained, its own), ``train/ce``, ``train/mse`` (means over the
-    classes of a batch), ``train/kept_ratio`` (their open gates) and ``train/skipped`` (part of them of which the
-    network got no image right); ``val/own_top1`` (images by the hard-gated network of their own class),
+    Logs ``train/loss`` (while the network itself is trained, its own, and ``train/lr``), ``train/ce``, ``train/mse``
+    (means over the classes of a batch), ``train/kept_ratio`` (their open gates) and ``train/skipped`` (part of them of
+    which the network got no image right); ``val/own_top1`` (images by the hard-gated network of their own class),
     ``val/other_top1`` (by those of other classes), ``val/selectivity`` (``own * (1 - other)``), ``val/false_own``
     (images of other classes that a sub-architecture takes for its own), ``val/kept_ratio`` (open gates over all), the
     figures of ``ImageClassifier`` for the network without gates, and the same for ``test``.
@@ -69,7 +69,9 @@ class NAD(ImageClassifier):
         mean: per channel, for images in [0, 1]; ``None`` hands pixels on as they are.
         std: per channel; given together with ``mean``.
         class_names: names of the classes, for people.
-        base_checkpoint: trained weights of the network, as in ``ImageClassifier``.
+        base_checkpoint: trained weights of the network, as in ``ImageClassifier``. A checkpoint of any classifier of
+            ours, pruned or not, brings its network, ``mean``, ``std``, ``input_size`` and ``class_names`` along;
+            ``model`` is then left aside, unless it is an object.
         num_others: how many other classes' sub-architectures each image of an evaluation is shown to.
         chunk_size: images in one pass at most, to bound memory; images of a class are not torn apart.
         gate_seed: a class's first gates are drawn from N(0, 1) by this plus its number, in any company.
@@ -119,24 +121,35 @@ class NAD(ImageClassifier):
         classifier_epochs: int = 0,
         classifier_lr: float = 0.1,
     ) -> None:
+        trained = read_trained(base_checkpoint, "NAD")
+        if trained is not None:
+            model, num_classes = trained.network(model), trained.num_classes  # type: ignore[assignment]
+            input_size = input_size or trained.settings.get("input_size")
         if model is None:
             raise ValueError("model: missing; the checkpoint is of a network given as an object: give model=network")
-        gate_points = _points_of(model, gate_points)
+        network = described(model) if isinstance(model, dict) else model
+        if gate_points is None and isinstance(model, dict) and isinstance(network, nn.Module):
+            gate_points = block_points(network, input_size or [3, 224, 224])
+        gate_points = _points_of(network, gate_points)
         class_ids = None if class_ids is None else [int(i) for i in class_ids]
         if input_size is None:
-            input_size = [3, 224, 224] if isinstance(model, nn.Module) else list(find_backbone(model).input_size)
+            input_size = [3, 224, 224] if isinstance(network, nn.Module) else list(find_backbone(network).input_size)
         if num_classes is None:
-            num_classes = _outputs(model, gate_points, input_size) if isinstance(model, nn.Module) else 10
+            num_classes = _outputs(network, gate_points, input_size) if isinstance(network, nn.Module) else 10
         super().__init__(
-            backbone=model,
+            backbone=network,
             num_classes=num_classes,
             mean=mean,
             std=std,
             input_size=input_size,
             class_names=class_names,
-            base_checkpoint=base_checkpoint,
+            base_checkpoint=base_checkpoint if trained is None else None,
         )
-        self.hparams.update(gate_points=list(gate_points), class_ids=class_ids)
+        if trained is not None:
+            self.start_from_trained(trained)
+        if isinstance(model, str | dict):  # what it was found to be
+            self.hparams["model"] = model
+        self.hparams.update(gate_points=list(gate_points), class_ids=class_ids, base_checkpoint=base_checkpoint)
         check_arguments(self.hparams)
         self.automatic_optimization = False
         self.class_ids = list(range(num_classes)) if class_ids is None else class_ids
@@ -225,7 +238,12 @@ class NAD(ImageClassifier):
         first, last = self.hparams["classifier_epochs"], self.trainer.max_epochs
         if not first:
             self._warn_if_untrained()
-        elif last is not None and 0 < last <= first and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        if self.hparams["base_checkpoint"] is not None:
+            rank_zero_warn(
+                f"classifier_epochs={first} trains the network of base_checkpoint on; 0 takes it apart as it is"
+            )
+        if last is not None and 0 < last <= first and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             rank_zero_warn(
                 f"classifier_epochs={first} leaves none of max_epochs={last} for the gates: they stay as drawn"
             )
@@ -287,6 +305,7 @@ class NAD(ImageClassifier):
         if loss is not None:
             bar = self.trainer.progress_bar_callback is not None
             self.log("train/loss", loss.detach(), prog_bar=bar, batch_size=len(batch["label"]))
+            self.log("train/lr", optimizer.param_groups[0]["lr"], batch_size=1)
         return None if loss is None else loss.detach()
 
     def on_train_end(self) -> None:
@@ -459,7 +478,7 @@ class NAD(ImageClassifier):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """As in ``ImageClassifier``; a network given as an object is named as missing."""
         super().on_save_checkpoint(checkpoint)
-        if self.arch is None:
+        if self.arch is None and not is_description(self.hparams.get("model")):
             checkpoint["hyper_parameters"]["model"] = None
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -53,7 +53,7 @@ class AttackFigures(nn.Module):
         """Name -> metric."""
         return dict(self._metrics.items())  # type: ignore[arg-type]
 
-    def count(self, result: AttackResult, labels: Tensor) -> None:
+    def update(self, result: AttackResult, labels: Tensor) -> None:
         """Update with the results of a batch; ``labels`` (N,) are the true classes."""
         metrics, tried = self.metrics, ~result.skipped
         for name in ("success_rate", "mean_queries", "median_queries", "mean_queries_all", "auc"):
@@ -68,7 +68,7 @@ class AttackFigures(nn.Module):
         for name, which in (("attacked", tried), ("skipped", result.skipped), ("failed", result.failed)):
             metrics[name].update(which)
 
-    def count_fixed(self, result: AttackResult) -> None:
+    def update_fixed(self, result: AttackResult) -> None:
         """Update with the results of the second attack."""
         metrics = self.metrics
         for name in ("success_rate_fixed", "mean_queries_fixed"):

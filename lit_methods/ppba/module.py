@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from lit_methods.classification import ImageClassifier
+from lit_methods.base_checkpoint import CheckpointStart, described, read_trained
 from lit_methods.functional.modes import evaluating
 from lit_methods.inference import as_image, fit_size
 from lit_methods.ppba.attack import Attack, AttackResult
@@ -29,7 +29,7 @@ GIVEN_IN_CODE = "given in code"  # what a checkpoint has in the place of an atta
 FILMED = 4  # images of the first batch whose path is kept, in case that some need no attack
 
 
-class PPBA(ImageClassifier):
+class PPBA(CheckpointStart):
     """A classifier that is attacked with few queries (PPBA, arXiv 2005.03837).
 
     Training is that of ``ImageClassifier``, for the victim of a recipe; with ``base_checkpoint`` nothing is trained.
@@ -57,7 +57,9 @@ class PPBA(ImageClassifier):
         std: per channel; given together with ``mean``.
         input_size: (C, H, W) that the network is fed with; ``predict`` resizes to it.
         class_names: names of the classes, for people.
-        base_checkpoint: trained weights, as in ``ImageClassifier``.
+        base_checkpoint: trained weights, as in ``ImageClassifier``. A checkpoint of any classifier of ours, pruned or
+            not, brings its network, ``mean``, ``std``, ``input_size`` and ``class_names`` along; ``model`` is then left
+            aside, unless it is an object.
         eps: radius of the ball; ``None`` is 5 for images of 200 pixels and more, 1 for smaller ones.
         max_queries: per image, never exceeded.
         target: class that is to be reached, or ``"random"``, drawn per image; ``None``: away from the true one.
@@ -115,19 +117,28 @@ class PPBA(ImageClassifier):
         schedule: Literal["multistep", "cosine"] = "multistep",
         milestones: list[int] | None = None,
     ) -> None:
+        trained = read_trained(base_checkpoint, "PPBA")
+        if trained is not None:
+            model, num_classes = trained.network(model), trained.num_classes  # type: ignore[assignment]
+            input_size = input_size or trained.settings.get("input_size")
         super().__init__(
-            backbone=model,
+            backbone=described(model) if isinstance(model, dict) else model,
             num_classes=num_classes,
             mean=mean,
             std=std,
             input_size=input_size,
             class_names=class_names,
-            base_checkpoint=base_checkpoint,
+            base_checkpoint=base_checkpoint if trained is None else None,
             lr=lr,
             weight_decay=weight_decay,
             schedule=schedule,
             milestones=milestones,
         )
+        if trained is not None:
+            self.start_from_trained(trained)
+        if isinstance(model, str | dict):
+            self.hparams["model"] = model
+        self.hparams["base_checkpoint"] = base_checkpoint
         if isinstance(attack, Attack):
             del self.hparams["attack"]  # an object, like a network
         elif attack == GIVEN_IN_CODE:
@@ -234,10 +245,10 @@ class PPBA(ImageClassifier):
         if len(labels):  # else this process has no image at all, and takes part in the sums all the same
             ids = batch.get("index")
             results["attack"] = self.attack_images(images, labels, ids, films=batch_idx == 0)
-            self.attack_figures.count(results["attack"], labels)
+            self.attack_figures.update(results["attack"], labels)
             if self.hparams["compare_fixed"]:
                 results["fixed"] = self.attack_images(images, labels, ids, fixed=True)
-                self.attack_figures.count_fixed(results["fixed"])
+                self.attack_figures.update_fixed(results["fixed"])
         for name, metric in self.attack_figures.metrics.items():
             self.log(f"test/{name}", metric, on_step=False, on_epoch=True, batch_size=max(1, len(labels)))
         return results or None
