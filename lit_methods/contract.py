@@ -24,8 +24,12 @@ Offers that a module may leave out:
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import PurePath
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -115,8 +119,98 @@ class Described:
             del hparams[name]  # from YAML it is its configuration, which stays
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write the class's import path under ``checkpoint["lit_methods"]["class"]``."""
-        checkpoint["lit_methods"] = {"class": f"{type(self).__module__}.{type(self).__qualname__}"}
+        """Write the class's import path under ``checkpoint["lit_methods"]["class"]``, and the run under ``about``."""
+        checkpoint["lit_methods"] = {"class": _path_of(self)}
+        checkpoint["about"] = run_record(getattr(self, "_trainer", None), self, checkpoint)
+
+
+def run_record(trainer: Any, module: Any, checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says of the run that writes it, for people: nothing is loaded from it again.
+
+    Args:
+        trainer: the run's; ``None`` outside of one.
+        module: whose weights are saved.
+        checkpoint: with its ``state_dict``.
+
+    Returns:
+        Plain values: ``parameters`` (a count), ``versions`` (package to version), and of a run ``metrics`` (log key to
+        what was logged last), ``recipe`` where the command line knows it, and ``data``: its ``class``, those of its
+        ``arguments`` that are plain, and the ``samples`` of its training and validation loaders.
+
+    Example:
+        >>> layer = nn.BatchNorm1d(3)
+        >>> run_record(None, layer, {"state_dict": layer.state_dict()})["parameters"]
+        6
+    """
+    states = checkpoint["state_dict"]
+    record: dict[str, Any] = {
+        "parameters": sum(states[name].numel() for name, _ in module.named_parameters() if name in states),
+        "versions": _versions(),
+    }
+    if trainer is None:
+        return record
+    # private: the property computes anew, also in the middle of an epoch; what was logged last lies here
+    logged = getattr(trainer._logger_connector, "_callback_metrics", {})
+    record["metrics"] = {
+        key: float(value) for key, value in logged.items() if not isinstance(value, Tensor) or value.numel() == 1
+    }
+    if recipe := next((r for c in trainer.checkpoint_callbacks if (r := getattr(c, "recipe", None))), None):
+        record["recipe"] = str(recipe)
+    if (data := trainer.datamodule) is not None:
+        loaders = {"train": trainer.train_dataloader, "val": trainer.val_dataloaders}
+        samples = {stage: count for stage, loader in loaders.items() if (count := _samples(loader))}
+        record["data"] = {"class": _path_of(data), "arguments": _arguments(data), "samples": samples}
+    return record
+
+
+def log_rate(module: Any, group: int = 0) -> None:
+    """Log ``train/lr``, the rate of a parameter group, at the steps at which the Trainer writes a row.
+
+    Args:
+        module: in its ``training_step``; the Trainer makes its steps.
+        group: place of the group in the optimiser.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> from torch.optim import SGD
+        >>> trainer = SimpleNamespace(log_every_n_steps=2, optimizers=[SGD(nn.Linear(1, 1).parameters(), lr=0.5)])
+        >>> for step in range(4):
+        ...     show = lambda *logged, **_: print(*logged, step)
+        ...     log_rate(SimpleNamespace(trainer=trainer, global_step=step, log=show))
+        train/lr 0.5 1
+        train/lr 0.5 3
+    """
+    every = module.trainer.log_every_n_steps
+    if every and (module.global_step + 1) % every == 0:
+        module.log("train/lr", module.trainer.optimizers[0].param_groups[group]["lr"], batch_size=1)
+
+
+def _path_of(part: Any) -> str:
+    return f"{type(part).__module__}.{type(part).__qualname__}"
+
+
+@cache
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in ("lit-methods", "torch", "lightning"):
+        with suppress(PackageNotFoundError):  # used from a source tree
+            found[package] = version(package)
+    return found
+
+
+def _arguments(part: Any) -> dict[str, Any]:
+    """Arguments of a constructor that are attributes of the same name and plain, paths as text."""
+    values = {name: getattr(part, name, None) for name in inspect.signature(type(part)).parameters}
+    values = {name: str(value) if isinstance(value, PurePath) else value for name, value in values.items()}
+    return {name: value for name, value in values.items() if type(value) in (str, int, float, bool)}
+
+
+def _samples(loaders: Any) -> int:
+    """How many samples are behind a loader or several; 0 where that is not known."""
+    loaders = loaders if isinstance(loaders, list | tuple) else [loaders]
+    with suppress(Exception):  # somebody else's code: streams have no length, loaders perhaps no dataset
+        return sum(len(loader.dataset) for loader in loaders)
+    return 0
 
 
 def checkpoint_class(checkpoint: dict[str, Any]) -> Any:

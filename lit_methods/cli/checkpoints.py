@@ -15,6 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lit_methods.checkpoint_io import readable_size
+from lit_methods.contract import run_record
 
 BEFORE_LAST = "previous.ckpt"
 
@@ -66,6 +67,7 @@ class RunCheckpoint(ModelCheckpoint):
             auto_insert_metric_name=False,  # keys have slashes, which would become folders
             enable_version_counter=False,  # a run that goes on replaces its own files
         )
+        self.recipe: str | None = None  # of the run, which its checkpoints name
         self._last_writes = 0
 
     @property
@@ -121,6 +123,10 @@ class RunCheckpoint(ModelCheckpoint):
             if path and Path(path).is_file():
                 return path
         return None
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Say what the run is, under ``about``, also for modules that are not ``Described``."""
+        checkpoint["about"] = run_record(trainer, pl_module, checkpoint)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over scores and best checkpoints, also those of another directory (Lightning drops them).

@@ -1,4 +1,4 @@
-"""The doctor: look at the machine and at a recipe before a long run, one line per check.
+"""The doctor: look at the machine and at a recipe before a long run, or at a checkpoint after it; one line per check.
 
 A check that finds a fault does not stop the others. Nothing is downloaded, and nothing stays behind: what the checks
 write goes into a temporary folder.
@@ -20,16 +20,19 @@ def examine(argv: list[str]) -> int:
 
     Args:
         argv: the words after the command, the recipe's name replaced by ``--config FILE``; with none but the doctor's
-            own, only the machine is looked at.
+            own, only the machine is looked at; with ``--ckpt_path`` and no recipe, only that checkpoint.
 
     Returns:
         0; 1 where a check failed; 2 for a mistake in the doctor's own options, after one line on stderr.
     """
     try:
         words, drill = _own_options(argv)
+        file = _checkpoint_alone(words, drill)
     except ValueError as ex:
         print(f"error: {ex}", file=sys.stderr)
         return 2
+    if file is not None:
+        return _examine_checkpoint(*file)
     root = Path(_given(words, "run_dir") or "runs/new").parent
     report = Report()
     for name, check in (
@@ -68,6 +71,16 @@ def _examine_recipe(report: Report, words: list[str], drill: "Drill", root: Path
             report.fail("resume", "not tried, since the recipe does not train here: see the lines above")
 
 
+def _examine_checkpoint(ckpt_path: str, run_dir: str | None) -> int:
+    report = Report()
+    try:
+        from lit_methods.cli.checkpoint_card import tell_checkpoint
+    except Exception as ex:  # torch or lightning is broken; without --ckpt_path the doctor says how
+        report.fail("file", describe(ex))
+        return report.close()
+    return tell_checkpoint(report, ckpt_path, run_dir)
+
+
 class Drill(NamedTuple):
     """Whether the resume drill was asked for, and with how many training batches; ``None`` leaves that to the drill."""
 
@@ -104,6 +117,42 @@ def _own_options(argv: list[str]) -> tuple[list[str], Drill]:
     if resume and _given(words, "ckpt_path") is not None:
         raise ValueError("ckpt_path: leave it out with --resume, whose runs begin where the recipe begins")
     return words, Drill(resume, int(steps) if steps else None)
+
+
+def _checkpoint_alone(words: list[str], drill: "Drill") -> tuple[str, str | None] | None:
+    """The checkpoint that is to be looked at, and the run's directory; ``None`` where a recipe or no file is given.
+
+    Raises:
+        ValueError: an option does not fit a checkpoint without a recipe.
+
+    Example:
+        >>> _checkpoint_alone(["--ckpt_path=last", "--run_dir", "runs/a"], Drill())
+        ('last', 'runs/a')
+        >>> _checkpoint_alone(["--config", "a.yaml", "--ckpt_path", "a.ckpt"], Drill())
+    """
+    given: dict[str, str] = {}
+    for word, following in zip(words, [*words, ""][1:], strict=True):
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            given[name] = value if equals else "" if following.startswith("--") else following
+    if "--ckpt_path" not in given or drill.wanted or any(_names_a_recipe(name) for name in given):
+        return None
+    path, run_dir = given["--ckpt_path"], given.get("--run_dir")
+    if odd := [name for name in given if name not in ("--ckpt_path", "--run_dir")]:
+        raise ValueError(f"{odd[0]}: name a recipe with it; a checkpoint alone takes --ckpt_path and --run_dir")
+    if not path:
+        raise ValueError("ckpt_path: missing; give a file, or 'last' with --run_dir DIR")
+    if run_dir == "":
+        raise ValueError("run_dir: missing; give the run's directory")
+    if path == "last" and run_dir is None:
+        raise ValueError("ckpt_path='last': name the run with --run_dir DIR, or its recipe")
+    if path != "last" and run_dir is not None:
+        raise ValueError(f"run_dir={run_dir!r}: only with --ckpt_path last; a file says where it is")
+    return path, run_dir
+
+
+def _names_a_recipe(option: str) -> bool:
+    return option.rstrip("+").split(".")[0] in ("--config", "--model", "--data", "--print_config")
 
 
 def _given(words: list[str], key: str) -> str | None:

@@ -14,6 +14,7 @@ from callbacks.nan_guard import NaNGuard
 from callbacks.random_state import RandomState
 from lit_methods.checkpoint_io import SafeCheckpointIO
 from lit_methods.cli.checkpoints import RunCheckpoint
+from lit_methods.cli.start import Start
 
 
 def make_trainer(
@@ -37,6 +38,8 @@ def make_trainer(
         config["enable_model_summary"] = terminal
     if entry != "fit":
         config["enable_checkpointing"] = False
+    if checkpoint and isinstance(start, Start):
+        checkpoint.recipe = start.cli.recipe
     config["callbacks"] = [*callbacks, *([checkpoint] if checkpoint else [])]
     given = [logger for logger in _listed(config.get("logger")) if isinstance(logger, Logger)]  # true, false: none
     config["logger"] = [*loggers, *given]
