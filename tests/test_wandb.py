@@ -1,21 +1,18 @@
-"""A whole run at Weights & Biases, read back from its own record; faults around it; the sweep of the examples."""
+"""A whole run at Weights & Biases, read back from its own record; faults around it."""
 
 import csv
-import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from lit_methods.cli import main
 from tests.left_behind import last_checkpoint, read_rows, read_summary
-from tests.small_recipes import without_figures
 from tests.wandb_record import Record, read_record
 
 ROOT = Path(__file__).parents[1]
@@ -178,67 +175,6 @@ def test_no_network_at_all(key, tmp_path, monkeypatch):
     assert "offline" in line
     assert "prune/dense_against_pruned" in read_record(tmp_path / "run").media
     assert (tmp_path / "run" / "metrics.csv").is_file()
-
-
-# -- the sweep --------------------------------------------------------------------------------------------------------
-
-
-def sweep_commands() -> list[list[str]]:
-    """Every command that ``wandb agent`` makes of ``examples/wandb_sweep.yaml``."""
-    sweep = yaml.safe_load((ROOT / "examples" / "wandb_sweep.yaml").read_text())
-    assert sweep["method"] == "grid"
-    names = list(sweep["parameters"])
-    commands = []
-    for values in itertools.product(*(sweep["parameters"][name]["values"] for name in names)):
-        filled = {
-            "${env}": ["/usr/bin/env"],
-            "${interpreter}": ["python"],
-            "${args}": [f"--{name}={value}" for name, value in zip(names, values, strict=True)],
-        }
-        commands.append([word for part in sweep["command"] for word in filled.get(part, [part])])
-    return commands
-
-
-def test_the_sweep_names_what_exists():
-    commands = sweep_commands()
-    assert len(commands) == 8
-    assert all(command[:4] == ["/usr/bin/env", "python", "-m", "lit_methods.fit"] for command in commands)
-    sweep = yaml.safe_load((ROOT / "examples" / "wandb_sweep.yaml").read_text())
-    assert (ROOT / sweep["program"]).is_file()
-    assert sweep["metric"] == {"name": "test/top1", "goal": "maximize"}
-
-
-def test_the_test_expands_the_sweep_as_the_agent_does():
-    utils: Any = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
-    args = {"trainer.callbacks.rates": {"value": "[0.1]+[0.2]*18"}, "model.finetune_lr": {"value": 0.02}}
-    assert utils.create_sweep_command_args({"args": args})["args"] == sweep_commands()[0][-2:]
-
-
-@pytest.mark.parametrize("mode", ["disabled", pytest.param("offline", marks=pytest.mark.slow)])
-def test_one_run_of_the_sweep(mode, tmp_path, monkeypatch, capsys):
-    bare(monkeypatch, tmp_path)
-    agent = {"WANDB_SWEEP_ID": "sweep123", "WANDB_RUN_ID": "run45678", "WANDB_PROJECT": "mine", "WANDB_MODE": mode}
-    for name, value in agent.items():
-        monkeypatch.setenv(name, value)
-    words = sweep_commands()[-1][4:]
-    quick = [
-        *("--trainer.max_epochs", "2", "--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1"),
-        *("--trainer.limit_test_batches", "1", "--trainer.num_sanity_val_steps", "0", "--trainer.accelerator", "cpu"),
-        *("--trainer.callbacks.at_epoch", "1", "--trainer.callbacks.num_images", "16", "--data.batch_size", "16"),
-    ]
-    with without_figures():
-        assert main("fit", [*words, *quick, "--run_dir", str(tmp_path / "run")]) == 0
-    saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-    assert saved["trainer"]["callbacks"][-1]["init_args"]["rates"] == "[0.1]+[0.8]*18"
-    assert saved["model"]["init_args"]["finetune_lr"] == 0.05
-    summary = read_summary(tmp_path / "run")
-    assert "test/top1" in summary
-    assert summary["prune/macs"] < 0.3 * summary["prune/dense_macs"]
-    assert "wandb" not in capsys.readouterr().err
-    if mode == "offline":
-        record = read_record(tmp_path / "run")
-        assert (record.run_id, record.project) == ("run45678", "mine")  # the agent chose
-        assert "test/top1" in record.summary
 
 
 def test_sketches_are_shown_at_the_step_of_pruning(tmp_path, monkeypatch):
