@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
+from lit_methods.cli.figures import CIRCUMSTANCES, published as published_in, show as show
 from lit_methods.cli.run_directory import command_for
 
 Summary = dict[str, float | int | str | list]
 
 _PACKAGES = ("lit-methods", "torch", "torchvision", "lightning", "torchmetrics", "numpy")
-_CIRCUMSTANCES = ("seed", "duration_s", "versions")  # of the run itself, no figures
 
 
 def plain(value: Any) -> Any:
@@ -70,7 +70,7 @@ def write_summary(run_dir: Path, summary: Summary, keep: bool = False) -> None:
     path = run_dir / "summary.json"
     if keep and path.is_file():
         old = json.loads(path.read_text("utf-8"))
-        summary = old | summary | {key: old[key] for key in _CIRCUMSTANCES if key in old}
+        summary = old | summary | {key: old[key] for key in CIRCUMSTANCES if key in old}
     path.write_text(json.dumps(summary, indent=2) + "\n", "utf-8")
 
 
@@ -92,10 +92,10 @@ def write_card(
     lines += [f"- {name}: {value}" for name, value in facts.items() if value and name != "description"]
     lines += [f"- seed: {summary.get('seed')}", f"- duration: {summary.get('duration_s')} s"]
     lines += [f"- versions: {', '.join(map(str, summary.get('versions', [])))}", ""]  # type: ignore[arg-type]
-    published = {key: value for key, value in paper.items() if key in summary or "/" in key}
+    published = published_in(paper, summary)
     lines += [f"- paper, {key}: {value}" for key, value in paper.items() if key not in published]
     lines += [""] if len(published) < len(paper) else []
-    rows = {key: value for key, value in summary.items() if key not in _CIRCUMSTANCES and value != []}
+    rows = {key: value for key, value in summary.items() if key not in CIRCUMSTANCES and value != []}
     head = ["figure", "this run", "paper"] if published else ["figure", "this run"]
     lines += [_row(head), _row(["---", *["---:"] * (len(head) - 1)])]
     for key in dict.fromkeys([*published, *rows]):
@@ -114,18 +114,6 @@ def write_card(
 
 def _row(cells: list[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def show(value: Any) -> str:
-    """A figure with four decimals at most; text as it is.
-
-    Example:
-        >>> show(0.98765), show(12), show(1234567.0), show("wide")
-        ('0.9877', '12', '1234567', 'wide')
-    """
-    if isinstance(value, float):
-        return f"{value:.0f}" if value.is_integer() and abs(value) >= 1000 else f"{value:.4g}"
-    return str(value)
 
 
 def print_table(title: str, summary: Summary, stage: str) -> None:

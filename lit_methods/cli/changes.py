@@ -55,15 +55,25 @@ def is_outdated(given: list[Given], name: str) -> bool:
     of_file = [pair for pair in given if pair.file == file]
     if file is None or all(last(of_file, *keys) is None for keys in _DATA):
         return False
-    return not all(_equal(keys[-1], last(of_file, *keys), last(given, *keys)) for keys in _DATA)
+    return not all(equal(keys[-1], last(of_file, *keys), last(given, *keys)) for keys in _DATA)
 
 
-def _equal(key: str, told: Any, used: Any) -> bool:
-    """Whether two values are one; a class may be spelt by its short name, or by another path into the same package."""
+def equal(key: str, told: Any, used: Any) -> bool:
+    """Whether two values are one; a class may be spelt by its short name, or by another path into the same package.
+
+    Args:
+        key: ends with ``class_path`` where the values are classes.
+        told: one value.
+        used: the other.
+
+    Example:
+        >>> equal("model.class_path", "lit_methods.HRank", "HRank"), equal("model.lr", 0.1, 0.2)
+        (True, False)
+    """
     if told == used or not key.endswith("class_path"):
         return bool(told == used)
-    (home, _, name), (package, _, short) = str(told).rpartition("."), str(used).rpartition(".")
-    return name == short and (not home or not package or home.partition(".")[0] == package.partition(".")[0])
+    (home, _, name), (package, _, bare) = str(told).rpartition("."), str(used).rpartition(".")
+    return name == bare and (not home or not package or home.partition(".")[0] == package.partition(".")[0])
 
 
 def config_changes(old: list[Given], new: list[Given]) -> str:
@@ -77,34 +87,52 @@ def config_changes(old: list[Given], new: list[Given]) -> str:
         >>> config_changes([Given("model.init_args.lr", 0.1)], [Given("model.init_args.lr", 0.2)])
         'model.lr 0.1 -> 0.2'
     """
-    before, after = _values(old), _values(new)
+    before, after = values(old), values(new)
     if not before:  # damaged, say
         return ""
-    keys = [key for key in dict.fromkeys([*before, *after]) if not _equal(key, before.get(key), after.get(key))]
+    keys = [key for key in dict.fromkeys([*before, *after]) if not equal(key, before.get(key), after.get(key))]
     others = [f"{key.removesuffix('.class_path')}." for key in keys if key.endswith(".class_path")]
     lines = [
-        f"{Given(key, None).plain_key} {_short(before.get(key))} -> {_short(after.get(key))}"
+        f"{Given(key, None).plain_key} {short(before.get(key))} -> {short(after.get(key))}"
         for key in keys  # of another class the arguments need not be told
         if not any(key.startswith(other) and key != f"{other}class_path" for other in others)
     ]
     return shorten(lines)
 
 
-def _values(pairs: list[Given]) -> dict[str, Any]:
-    """Key to value, a callback's under the name of its class: one more in the list does not rename the others."""
+def values(pairs: list[Given], compared: tuple[str, ...] = _COMPARED) -> dict[str, Any]:
+    """Key to value, a callback's under the name of its class: one more in the list does not rename the others.
+
+    Args:
+        pairs: of a configuration.
+        compared: how the keys begin that are wanted.
+
+    Example:
+        >>> from lit_methods.cli.given import flatten
+        >>> callback = {"class_path": "callbacks.HRankPruning", "init_args": {"at_epoch": 8}}
+        >>> list(values(flatten({"trainer": {"callbacks": [callback]}})))[1:]
+        ['trainer.callbacks.HRankPruning.class_path', 'trainer.callbacks.HRankPruning.init_args',
+         'trainer.callbacks.HRankPruning.init_args.at_epoch']
+    """
     names: dict[str, str] = {}
     for pair in pairs:
         if item := re.fullmatch(r"(trainer\.callbacks)\[\d+\]\.class_path", pair.key):
             name = f"{item[1]}.{str(pair.value).rpartition('.')[2]}"
             same = sum(known.partition("#")[0] == name for known in names.values())
             names[pair.key.removesuffix(".class_path")] = f"{name}#{same + 1}" if same else name
-    values = {}
+    found = {}
     for pair in pairs:
         start, bracket, rest = pair.key.partition("]")
-        values[names.get(start + bracket, start + bracket) + rest] = pair.value
-    return {key: value for key, value in values.items() if key.startswith(_COMPARED)}
+        found[names.get(start + bracket, start + bracket) + rest] = pair.value
+    return {key: value for key, value in found.items() if key.startswith(compared)}
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value in a line of text.
+
+    Example:
+        >>> short(None), short([0.1, 0.2])
+        ('none', '[0.1, 0.2]')
+    """
     text = "none" if value is None else str(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
