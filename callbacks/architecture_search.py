@@ -163,7 +163,7 @@ class ArchitectureSearch(TrialRounds):
         report.figure(trainer, "search/genotype", genotype_figure(genotype, title))
         asked = enumerate(zip(self.tried, self.estimates, strict=True), 1)
         rows = [[number, value, " ".join(map(str, sample))] for number, (sample, value) in asked]
-        report.table(trainer, "search/evaluations", ["evaluation", "accuracy", "sample28"], rows)
+        report.table_beside(trainer, "search/evaluations", ["evaluation", "accuracy", "sample28"], rows)
         write_genotype(trainer, genotype.to_dict())
         rank_zero_info(f"search: found {genotype.key()} with an estimate of {accuracy:.4f}")
 

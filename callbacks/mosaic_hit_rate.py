@@ -157,7 +157,7 @@ class MosaicHitRate(Callback):
             [point, float(m) if n else "", float(s) if n else "", int(n)]
             for point, m, s, n in zip(points, mean, std, counted, strict=True)
         ]
-        report.table(trainer, "nad/hit_rate", ["gate_point", "mean", "std", "mosaics"], rows)
+        report.table_beside(trainer, "nad/hit_rate", ["gate_point", "mean", "std", "mosaics"], rows)
         best = int(np.nanargmax(mean))
         report.picture(trainer, "nad/mosaic", self._picture(trainer, module, pictures, best))
         self._summary = {

@@ -67,7 +67,7 @@ class ProbeSheet(Callback):
         cells, table = self.sheet(rows, faces)
         if cells:
             RunReport.of(trainer).picture(trainer, "test/probes", grid(cells, columns=2 * ACROSS))
-            RunReport.of(trainer).table(trainer, "test/probes", COLUMNS, table)
+            RunReport.of(trainer).table_beside(trainer, "test/probes", COLUMNS, table)
 
     def sheet(self, rows: list[Tensor], faces: Any) -> tuple[list[np.ndarray], list[list[Any]]]:
         """Two faces for each chosen probe, and the rows of the table.

@@ -214,7 +214,9 @@ class PseudoLabelClustering(Callback):
         self.labels, self.iteration = labels, clusters.iteration
         self.eps = self.eps if kept else eps  # that of clusters that nobody took is not kept
         self.history.append(row)
-        RunReport.of(trainer).table(trainer, "cluster/iterations", COLUMNS, [_cells(row) for row in self.history])
+        RunReport.of(trainer).table_beside(
+            trainer, "cluster/iterations", COLUMNS, [_cells(row) for row in self.history]
+        )
 
     def _source_features(self, trainer: Trainer, module: Any) -> Tensor | None:
         if not self.source_weight:

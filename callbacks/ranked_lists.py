@@ -70,7 +70,7 @@ class RankedLists(Callback):
         lists, table = self.lists(rows, data.query_files, data.gallery_files, pl_module)
         if lists:
             RunReport.of(trainer).picture(trainer, "test/ranked_lists", grid(lists, columns=1))
-            RunReport.of(trainer).table(trainer, "test/ranked_lists", COLUMNS, table)
+            RunReport.of(trainer).table_beside(trainer, "test/ranked_lists", COLUMNS, table)
 
     def lists(
         self, rows: dict[str, Tensor], query_files: Sequence[Path], gallery_files: Sequence[Path], module: Any

@@ -34,7 +34,8 @@ class RunReport(Callback):
 
     ``WandbLogger`` and ``TensorBoardLogger`` (no films) get all of it under the key itself, and any logger with
     methods ``log_image`` or ``log_table`` like W&B's what these take, at the step at which the scalars of that moment
-    are logged. A logger that cannot take something is named in one warning and left alone.
+    are logged. A logger that cannot take something is named in one warning and left alone. W&B shows one kind of thing
+    under a key: a table that belongs to a picture of the same key is given by :meth:`table_beside`.
 
     At the end of a fit W&B is told where the checkpoints are (``checkpoint/last`` and ``checkpoint/best`` of the run's
     summary), and checkpoints name the W&B run, so that it can go on.
@@ -57,6 +58,7 @@ class RunReport(Callback):
         self._loggers: list[Logger] = []  # of the trainer: state_dict is not told which
         self._run: dict[str, str] = {}  # at W&B
         self._failed: list[Logger] = []
+        self._beside: set[str] = set()  # keys of tables that have a picture's key
 
     @classmethod
     def of(cls, trainer: Trainer) -> RunReport:
@@ -154,8 +156,21 @@ class RunReport(Callback):
         if trainer.is_global_zero:
             _write_rows(path, [columns, *rows])
             cells = [[None if cell == "" else cell for cell in row] for row in rows]
-            self._hand_over(trainer, key, lambda logger, step: _log_table(logger, step, key, list(columns), cells))
+            name = f"{key}_table" if key in self._beside else key
+            self._hand_over(trainer, name, lambda logger, step: _log_table(logger, step, name, list(columns), cells))
         return path
+
+    def table_beside(self, trainer: Trainer, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Path:
+        """A table with the key of a picture: the file is that of :meth:`table`, loggers get it under ``<key>_table``.
+
+        Args:
+            trainer: the run's.
+            key: such as ``"nad/hit_rate"``, of a figure, picture or film, too.
+            columns: as in ``table``.
+            rows: likewise.
+        """
+        self._beside.add(key)
+        return self.table(trainer, key, columns, rows)
 
     def histogram(self, trainer: Trainer, key: str, values: Histogrammed | Mapping[str, Histogrammed]) -> Path:
         """Save how often values occur, as CSV of bins; returns its path.

@@ -226,7 +226,7 @@ class SubArchitectureAnalysis(Callback):
             np.array([one.chance for one in found]),
         )
         report.figure(trainer, "nad/confusion", figure)
-        report.table(trainer, "nad/confusion", *_confusions(names, labels, similarity, confusion))
+        report.table_beside(trainer, "nad/confusion", *_confusions(names, labels, similarity, confusion))
         rows = [[m, *one[:6]] for m, one in zip(tops, found, strict=True)]
         report.table(trainer, "nad/errors_in_top", ["top", *ConfusionReport._fields[:6]], rows)
 

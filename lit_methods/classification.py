@@ -22,7 +22,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lit_methods.backbones import BACKBONES, build_backbone, cut_network, read_plan
 from lit_methods.backbones.weights import load_weights, read_weights, untrained
-from lit_methods.contract import Described, ExportGraph
+from lit_methods.contract import Described, ExportGraph, log_rate
 from lit_methods.functional.drawing import caption
 from lit_methods.functional.modes import evaluating
 from lit_methods.functional.run_length import batches_per_epoch, whole_steps
@@ -224,9 +224,7 @@ class ImageClassifier(Described, LightningModule):
         loss = self.loss(self(batch["image"]), batch)
         bar = self.trainer.progress_bar_callback is not None
         self.log("train/loss", loss, prog_bar=bar, batch_size=len(batch["label"]))  # a bar asks the device every step
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and (self.global_step + 1) % every == 0:  # where the Trainer writes a row
-            self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1)
+        log_rate(self)
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:

@@ -25,9 +25,9 @@ class CameraStarGAN(Described, LightningModule):
     processes average the gradients and equal one with all of the pictures.
 
     Batch: ``image`` and ``camid``, as ``train_on="cameras"`` of the data gives them. Logs ``train/d_loss``,
-    ``train/g_loss`` and their terms; ``val/reconstruction`` (mean absolute difference, in [0, 1], of pictures that
-    were drawn for the next camera and back) and ``val/camera_accuracy`` (share of the drawn pictures that the
-    discriminator takes for the camera they were drawn for), the same for ``test``.
+    ``train/g_loss``, their terms and ``train/lr``; ``val/reconstruction`` (mean absolute difference, in [0, 1], of
+    pictures that were drawn for the next camera and back) and ``val/camera_accuracy`` (share of the drawn pictures that
+    the discriminator takes for the camera they were drawn for), the same for ``test``.
 
     ``predict_step`` gives per picture ``camera_1``, ``camera_2``, ...: the picture in the style of each, (3, H, W)
     uint8.
@@ -147,6 +147,7 @@ class CameraStarGAN(Described, LightningModule):
         bar = self.trainer.progress_bar_callback is not None
         for name, value in terms.items():
             self.log(f"train/{name}", value, prog_bar=bar and name.endswith("loss"), batch_size=len(target))
+        self.log("train/lr", rate, batch_size=1)
         return terms["d_loss"]
 
     def _step(self, batch_idx: int) -> int:

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from lit_methods.ad_cluster.losses import batch_hard_distances, triplet_loss
 from lit_methods.ad_cluster.model import IdentityHead
 from lit_methods.ad_cluster.retrieval import PersonRetrieval
+from lit_methods.contract import log_rate
 from lit_methods.functional.cutout import paint_rectangles
 from lit_methods.functional.processes import gather_rows
 
@@ -30,8 +31,8 @@ class SourceReID(PersonRetrieval):
     batch norm are each process's own unless ``trainer.sync_batchnorm`` is set.
 
     Logs ``train/loss``, ``train/identity_loss``, ``train/triplet_loss``, ``train/hard_precision`` (share of anchors
-    whose hardest negative is farther away than their hardest positive), ``train/top1`` and what ``PersonRetrieval``
-    logs in evaluations.
+    whose hardest negative is farther away than their hardest positive), ``train/top1``, ``train/lr`` (of the encoder)
+    and what ``PersonRetrieval`` logs in evaluations.
 
     Args:
         encoder: as in ``PersonRetrieval``.
@@ -165,6 +166,7 @@ class SourceReID(PersonRetrieval):
         bar = self.trainer.progress_bar_callback is not None
         for name, value in parts.items():
             self.log(f"train/{name}", value.detach(), prog_bar=bar and name == "loss", batch_size=length)
+        log_rate(self)
         return parts["loss"]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

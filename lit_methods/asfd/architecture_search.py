@@ -129,10 +129,11 @@ class ASFDSearch(ASFD):
             arch = self._step(batch["alphas"], self.model.arch_parameters(), optimizers[1])
             self.log("train/arch_loss", arch["loss"].detach(), batch_size=len(batch["alphas"]["image"]))
         losses = self._step(batch["weights"], self.model.weight_parameters(), optimizers[0], self.hparams["max_norm"])
-        scheduler: Any = self.lr_schedulers()
-        scheduler.step()
         count = len(batch["weights"]["image"])
         self.log_losses(losses, count)
+        self.log("train/lr", optimizers[0].param_groups[0]["lr"], batch_size=1)
+        scheduler: Any = self.lr_schedulers()
+        scheduler.step()
         self.log("search/entropy", self.model.entropy().detach(), batch_size=count)
         return losses["loss"].detach()
 

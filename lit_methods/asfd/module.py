@@ -23,7 +23,7 @@ from lit_methods.asfd.own_predictions import OwnPredictions
 from lit_methods.asfd.pixels import PIXELS, Pixels
 from lit_methods.asfd.search import SearchNet
 from lit_methods.asfd.weights import load_detector_weights
-from lit_methods.contract import Described
+from lit_methods.contract import Described, log_rate
 from lit_methods.functional.arguments import Rules, check_choices, check_ranges
 from lit_methods.functional.pictures import BadImageError
 from lit_methods.functional.precision import at_least_float32
@@ -42,7 +42,7 @@ class ASFD(OwnPredictions, OwnPictures, OwnGraphs, StageFigures, Described, Ligh
     ``FDDBDataModule``.
 
     Logs ``train/loss``, ``train/cls_loss``, ``train/reg_loss``, ``train/positives`` (anchors of an image that are
-    faces), and in evaluations what ``DetectionFigures`` gives.
+    faces), ``train/lr``, and in evaluations what ``DetectionFigures`` gives.
 
     ``predict_step`` gives per picture ``face_boxes`` (k, 4) xyxy in pixels and ``scores`` (k,), best first, with its
     ``width`` and ``height``.
@@ -260,6 +260,7 @@ class ASFD(OwnPredictions, OwnPictures, OwnGraphs, StageFigures, Described, Ligh
         """The loss of one batch."""
         losses = self.losses(batch)
         self.log_losses(losses, len(batch["image"]))
+        log_rate(self)
         return losses["loss"]
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:

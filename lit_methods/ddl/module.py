@@ -14,6 +14,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
 from lit_methods.backbones.weights import untrained
+from lit_methods.contract import log_rate
 from lit_methods.ddl.functional import DDLOutput
 from lit_methods.ddl.model import ArcFaceHead, CosFaceHead, DistributionDistillationLoss
 from lit_methods.ddl.recognition import FaceRecognition
@@ -38,8 +39,8 @@ class DDL(FaceRecognition):
     embeddings of all processes together, so that several processes give the gradient of one.
 
     Logs ``train/loss``, ``train/softmax_loss``, ``train/ddl_loss``, ``train/pos_kl``, ``train/neg_kl``,
-    ``train/order`` (means over the students, not weighted) and, by branch, ``train/gap_<branch>``: mean positive minus
-    mean negative similarity; in evaluations what ``FaceRecognition`` logs.
+    ``train/order`` (means over the students, not weighted), ``train/lr`` and, by branch, ``train/gap_<branch>``: mean
+    positive minus mean negative similarity; in evaluations what ``FaceRecognition`` logs.
 
     Args:
         backbone: as in ``FaceRecognition``.
@@ -299,10 +300,11 @@ class DDL(FaceRecognition):
         return self.distillation(parts[:count], pairs, [gather_rows(label) for label in labels])
 
     def log_training(self, parts: dict[str, Tensor], length: int) -> None:
-        """Log the parts of a loss over so many images."""
+        """Log the parts of a loss over so many images, and the rate."""
         bar = self.trainer.progress_bar_callback is not None
         for name, value in parts.items():
             self.log(f"train/{name}", value.detach(), prog_bar=bar and name == "loss", batch_size=length)
+        log_rate(self)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """SGD; norms, PReLUs and biases without decay unless ``decay_norms``; the rate falls at the milestones."""

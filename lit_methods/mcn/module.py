@@ -15,7 +15,7 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import MultiStepLR
 
 from lit_methods.backbones.weights import untrained
-from lit_methods.contract import Described
+from lit_methods.contract import Described, log_rate
 from lit_methods.functional.arguments import Rules, check_choices, check_ranges
 from lit_methods.functional.precision import at_least_float32
 from lit_methods.mcn.agreement import agreement, picture_box
@@ -36,7 +36,7 @@ from lit_methods.mcn.graphs import OwnGraphs
 from lit_methods.mcn.model import MCN_BACKBONES, STRIDE, MCNet, VisualMaps
 from lit_methods.mcn.own_sentences import OwnSentences
 from lit_methods.mcn.vocabulary import OwnWords
-from lit_methods.mcn.weights import load_backbone_weights
+from lit_methods.mcn.weights import load_backbone_weights, load_network_weights
 from lit_methods.metrics.stage_figures import StageFigures
 
 ANCHORS = ((137.0, 256.0), (248.0, 272.0), (386.0, 271.0))  # width and height at an input of ANCHORS_AT pixels
@@ -54,14 +54,16 @@ class MCN(OwnWords, OwnSentences, OwnGraphs, StageFigures, Described, LightningM
     pictures themselves, and ``image_id`` (B,): sentences about one picture share one pass of the backbone.
 
     Logs ``train/loss`` and its parts ``loss_xy``, ``loss_wh``, ``loss_conf``, ``loss_seg``, ``loss_cem``, unweighted,
-    and in evaluations the figures of :class:`~lit_methods.mcn.evaluation.GroundingFigures`, such as ``val/acc50``.
+    ``train/lr``, and in evaluations the figures of :class:`~lit_methods.mcn.evaluation.GroundingFigures`, such as
+    ``val/acc50``.
 
     ``predict_step`` gives per sentence ``text``, ``pred_box`` (4,) xyxy in pixels of the picture, ``score`` in [0, 1],
     ``pred_mask`` (h, w) bool, and ``agreement``, the IoU of ``pred_box`` and the bounding box of ``pred_mask``.
 
     Args:
         backbone: ``"darknet53"``, ``"vgg16"`` or, for small pictures on a CPU, ``"tiny"``.
-        backbone_weights: file with its weights, of torch or darknet, or a torchvision entry; ``None``: by chance.
+        backbone_weights: file with the weights of the backbone alone, of torch or darknet, or a torchvision entry;
+            ``None``: by chance.
         freeze_backbone: whether all of it but the last layers stay as they are, in eval mode.
         word_dim: numbers of a word's vector; those of the data's GloVe file, where it has one.
         hidden: size of the sentence's vector, and of each direction of the GRU.
@@ -73,7 +75,7 @@ class MCN(OwnWords, OwnSentences, OwnGraphs, StageFigures, Described, LightningM
         anchors: widths and heights in pixels of the input; ``None``: the paper's, scaled to ``input_size``.
         input_size: 3, S, S of the letterboxed picture, S a multiple of 32.
         vocabulary: words in the order of their ids, from 2 on, whose vectors are drawn; ``None``: learnt from the data.
-        max_words: words of a sentence that count; those of the data.
+        max_words: words of a sentence that count; those of the data, or of ``base_checkpoint``.
         train_words: whether vectors of words are trained; ``None``: unless they are those of the data's GloVe file.
         rec_weight: of the loss of boxes.
         seg_weight: of the loss of masks.
@@ -85,10 +87,12 @@ class MCN(OwnWords, OwnSentences, OwnGraphs, StageFigures, Described, LightningM
         weight_decay: of the convolutions' kernels alone.
         milestones: epochs, from 0, at whose beginning the rate is multiplied by ``gamma``.
         gamma: factor at a milestone.
+        base_checkpoint: weights to start from: a checkpoint of ours, with its words, to which those of the data are
+            added; or what ``backbone_weights`` takes, in place of it.
 
     Raises:
-        ValueError: an argument is out of range, or weights do not fit.
-        FileNotFoundError: ``backbone_weights`` does not exist.
+        ValueError: an argument is out of range, weights do not fit, or both files of weights are given.
+        FileNotFoundError: ``base_checkpoint`` or ``backbone_weights`` does not exist.
 
     Source:
         MCN, arXiv 2003.08813, and its official Keras code, which the defaults follow. Differs from that code: frozen
@@ -135,6 +139,7 @@ class MCN(OwnWords, OwnSentences, OwnGraphs, StageFigures, Described, LightningM
         weight_decay: float = 1e-3,
         milestones: list[int] | None = None,
         gamma: float = 0.1,
+        base_checkpoint: str | None = None,
     ) -> None:
         super().__init__()
         self.keep_arguments()
@@ -156,6 +161,11 @@ class MCN(OwnWords, OwnSentences, OwnGraphs, StageFigures, Described, LightningM
             bn_momentum=bn_momentum,
         )
         self.set_vocabulary(vocabulary or [])
+        if base_checkpoint is not None:
+            report, trained_words = load_network_weights(self.model, base_checkpoint)
+            rank_zero_info(report)
+            if trained_words is not None:
+                self.start_words(*trained_words)
         if backbone_weights is not None:
             rank_zero_info(load_backbone_weights(self.model.backbone, backbone_weights))
         if freeze_backbone:
@@ -198,6 +208,12 @@ class MCN(OwnWords, OwnSentences, OwnGraphs, StageFigures, Described, LightningM
                 raise ValueError(
                     f"{name}={self.hparams[name]} must be a multiple of num_heads={self.hparams['num_heads']}"
                 )
+        whole, alone = self.hparams["base_checkpoint"], self.hparams["backbone_weights"]
+        if whole is not None and alone is not None:
+            raise ValueError(
+                f"base_checkpoint={whole!r} and backbone_weights={alone!r}: give one of them, the first for all of the "
+                "network, the second for its backbone alone"
+            )
         choices = {"backbone": tuple(MCN_BACKBONES), "asnls": ASNLS_MODES}
         check_choices(self.hparams, choices)
 
@@ -318,6 +334,7 @@ class MCN(OwnWords, OwnSentences, OwnGraphs, StageFigures, Described, LightningM
         for name, value in losses.items():
             shown = bar and name == "loss"
             self.log(f"train/{name}", value.detach(), prog_bar=shown, batch_size=len(batch["image"]))
+        log_rate(self)
         return losses["loss"]
 
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -389,4 +406,4 @@ class MCN(OwnWords, OwnSentences, OwnGraphs, StageFigures, Described, LightningM
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A checkpoint holds its weights: the file that they once started from may be gone when it is loaded."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["hyper_parameters"]["backbone_weights"] = None
+        checkpoint["hyper_parameters"] |= {"base_checkpoint": None, "backbone_weights": None}

@@ -15,6 +15,7 @@ from lit_methods.functional.coco_masks import compressed_rle, rle_to_mask
 from lit_methods.functional.glove import read_glove
 from lit_methods.functional.letterbox import letterbox_boxes, letterbox_mask, letterbox_params
 from lit_methods.functional.modes import evaluating
+from lit_methods.functional.options import CommandOptions
 from lit_methods.functional.words import clean_sentence, split_words
 from lit_methods.inference import Picture, as_image
 from lit_methods.mcn.drawing import draw_grounding
@@ -27,7 +28,7 @@ NO_SENTENCE = (
 )
 
 
-class OwnSentences:
+class OwnSentences(CommandOptions):
     """Mixin: ``predict`` finds what sentences refer to in pictures.
 
     ``--input`` are pictures and folders, each searched for every ``--text``, or lists of pictures and sentences. The
@@ -51,9 +52,7 @@ class OwnSentences:
     @classmethod
     def add_cli_arguments(cls, parser: Any, entry: str) -> None:
         """The options of ``predict``, beside those of other mixins."""
-        inherited = getattr(super(), "add_cli_arguments", None)
-        if inherited is not None:
-            inherited(parser, entry)
+        super().add_cli_arguments(parser, entry)
         if entry == "predict":
             helps = f"what to look for, once for each sentence; lists as --input ({', '.join(LISTS)}) bring their own"
             parser.add_argument("--text", action="append", type=str, default=None, help=helps)

@@ -27,6 +27,7 @@ class OwnWords:
     dtype: Any
     words: nn.Embedding
     ids: dict[str, int]
+    _widens = False  # words of a checkpoint that was started from, which those of the data join
 
     def set_vocabulary(self, words: Sequence[str], vectors: Tensor | None = None) -> None:
         """Know these words, and no others.
@@ -50,6 +51,32 @@ class OwnWords:
         self.words.weight.requires_grad_(self.hparams["train_words"] is not False)
         self.hparams["vocabulary"] = list(words) or None
         self.ids = ids
+
+    def start_words(
+        self, words: Sequence[str], vectors: Tensor, train_words: bool | None = None, max_words: int | None = None
+    ) -> None:
+        """Begin with the words of a trained module; in a fit, words of the data that it does not know join them.
+
+        New vectors are drawn, or, where vectors are not trained, those of the data's GloVe file. A vocabulary that was
+        given stays as it is, with the trained vectors of the words that are known.
+
+        Args:
+            words: in the order of their ids.
+            vectors: (2 + their number, ``word_dim``).
+            train_words: whether they were trained, if nothing else is said.
+            max_words: of the trained module, to which padding counts.
+        """
+        if self.hparams["train_words"] is None:
+            self.hparams["train_words"] = train_words
+        self.hparams["max_words"] = max_words or self.hparams["max_words"]
+        self._widens = not self.ids
+        if self._widens:
+            self.set_vocabulary(words, vectors)
+            return
+        known, rows = number_words(words), self.words.weight.detach().clone()
+        for word in self.ids.keys() & known.keys():
+            rows[self.ids[word]] = vectors[known[word]]
+        self.set_vocabulary([*self.ids], rows)
 
     def add_words(self, words: Sequence[str], vectors: Tensor) -> None:
         """Know more words, for this prediction or test.
@@ -102,7 +129,10 @@ class OwnWords:
             self._learn_words(data)
         else:
             self._refuse_other_lengths(data)
-            if stage in ("validate", "test") and self.hparams["train_words"] is False and data.word_vectors is not None:
+            widens = stage == "fit" and self._widens
+            if widens and self.hparams["train_words"] is not False:
+                self._join_words_of(data)
+            elif widens or stage in ("validate", "test"):
                 self._add_words_of(data)
             data.use_vocabulary(self.hparams["vocabulary"])
 
@@ -113,13 +143,16 @@ class OwnWords:
                 f"and padding counts: set data.max_words {self.hparams['max_words']}"
             )
 
-    def _learn_words(self, data: Any) -> None:
-        vectors = data.word_vectors
+    def _refuse_other_vectors(self, vectors: Tensor | None) -> None:
         if vectors is not None and vectors.shape[1] != self.hparams["word_dim"]:
             raise ValueError(
                 f"word_dim={self.hparams['word_dim']}, but the vectors of data.glove have {vectors.shape[1]} numbers: "
                 f"set model.word_dim {vectors.shape[1]}"
             )
+
+    def _learn_words(self, data: Any) -> None:
+        vectors = data.word_vectors
+        self._refuse_other_vectors(vectors)
         if self.hparams["train_words"] is None:
             self.hparams["train_words"] = vectors is None
         self.hparams["max_words"] = data.max_words
@@ -127,11 +160,22 @@ class OwnWords:
 
     def _add_words_of(self, data: Any) -> None:
         """Frozen vectors say something of words, too, that the module was not trained with."""
+        if self.hparams["train_words"] is not False or data.word_vectors is None:
+            return
+        self._refuse_other_vectors(data.word_vectors)
         new = [word for word in data.sentence_words if word not in self.ids]
         vectors = data.vectors_of(new)
         known = vectors.any(1)
         if known.any():
             self.add_words([word for word, there in zip(new, known.tolist(), strict=True) if there], vectors[known])
+
+    def _join_words_of(self, data: Any) -> None:
+        """Words of the data, with vectors that are yet to be trained, behind those of the checkpoint."""
+        if new := [word for word in data.vocabulary if word not in self.ids]:
+            known = self.words.weight.detach()
+            self.set_vocabulary([*self.ids, *new])
+            with torch.no_grad():
+                self.words.weight[: len(known)] = known
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the words of the checkpoint, whose vectors follow, and tell them the data.

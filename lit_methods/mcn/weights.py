@@ -1,17 +1,19 @@
-"""Trained weights for MCN's backbones: from torch files, torchvision, and darknet's binary files."""
+"""Trained weights for MCN and its backbones: from checkpoints, torch files, torchvision, and darknet's binary files."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lit_methods.backbones.weights import load_weights, read_weights
+from lit_methods.functional.archives import load_plain
 from lit_methods.functional.suggestions import first_line
-from lit_methods.mcn.model import MCN_BACKBONES, DarkNet53, VGG16Features
+from lit_methods.mcn.model import MCN_BACKBONES, DarkNet53, MCNet, VGG16Features
 
 _NORM = ("bias", "weight", "running_mean", "running_var")  # in the order of a darknet file
 _NEWEST = 1000  # no version of darknet's files has such numbers
@@ -19,7 +21,73 @@ _NEWEST = 1000  # no version of darknet's files has such numbers
 Backbone = DarkNet53 | VGG16Features
 
 
-def load_backbone_weights(backbone: Backbone, source: str) -> str:
+class TrainedWords(NamedTuple):
+    """The words that a checkpoint of MCN knows.
+
+    Args:
+        words: in the order of their ids.
+        vectors: (2 + their number, E), the first two of padding and unknown words.
+        train_words: as the argument of ``MCN``.
+        max_words: likewise.
+    """
+
+    words: list[str]
+    vectors: Tensor
+    train_words: bool | None
+    max_words: int
+
+
+def load_network_weights(net: MCNet, source: str) -> tuple[str, TrainedWords | None]:
+    """Read trained weights into the whole network or into its backbone, all of them or none.
+
+    Args:
+        net: takes them, in place.
+        source: a checkpoint of ``MCN``, or a saved state dict of its network; anything else is for the backbone alone,
+            see ``load_backbone_weights``.
+
+    Returns:
+        One line about what was read, and the words of a checkpoint; ``None`` where the file has none.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read or does not fit; then nothing is changed.
+
+    Example:
+        >>> import tempfile
+        >>> net = MCNet("tiny", word_dim=4, hidden=8, dim=8)
+        >>> with tempfile.NamedTemporaryFile(suffix=".pth") as file:
+        ...     torch.save(net.state_dict(), file.name)
+        ...     load_network_weights(net, file.name)[0].split(": ")[1]
+        'all of the network, 290 tensors'
+    """
+    if source.endswith(".weights"):
+        return load_backbone_weights(net.backbone, source, "base_checkpoint"), None
+    label, tensors = f"base_checkpoint={source!r}", _read(source, "base_checkpoint")
+    network = {name.removeprefix("model."): x for name, x in tensors.items() if name.startswith("model.")} or tensors
+    parts = {name for name, _ in net.named_children() if name != "backbone"}
+    if not any(name.split(".")[0] in parts for name in network):
+        return f"{label}: {_load_named(net.backbone, tensors, label)}", None
+    try:
+        load_weights(net, network, label)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}\n  A network fits its own backbone, hidden, dim, word_dim and number of anchors."
+        ) from None
+    words = _words_of(source, tensors)
+    told = f", and the vectors of {len(words.words)} words" if words else ""
+    return f"{label}: all of the network, {len(network)} tensors{told}", words
+
+
+def _words_of(source: str, tensors: Mapping[str, Tensor]) -> TrainedWords | None:
+    if "words.weight" not in tensors or Path(source).suffix in (".npz", ".safetensors"):
+        return None
+    kept = load_plain(source, legacy=True, mmap=True).get("hyper_parameters", {})
+    if not kept.get("vocabulary"):
+        return None
+    return TrainedWords(kept["vocabulary"], tensors["words.weight"], kept["train_words"], kept["max_words"])
+
+
+def load_backbone_weights(backbone: Backbone, source: str, argument: str = "backbone_weights") -> str:
     """Read trained weights into MCN's backbone: all that it has, or the 13 convolutions of a VGG16 classifier.
 
     Weights of a detector that saw COCO's training set saw test images of RefCOCO, too. The paper's were trained
@@ -30,6 +98,7 @@ def load_backbone_weights(backbone: Backbone, source: str) -> str:
         source: a file with the suffix ``.weights``, see ``read_darknet``; a saved state dict of a backbone; a
             checkpoint of ours, whose backbone alone is taken; or for VGG16 a file with torchvision's names or an entry
             such as ``"VGG16_Weights.IMAGENET1K_V1"``, whose classifier is left out and which has nothing for the tail.
+        argument: what errors call it.
 
     Returns:
         One line about what was read, and what was not.
@@ -49,17 +118,20 @@ def load_backbone_weights(backbone: Backbone, source: str) -> str:
         ...     load_backbone_weights(net, file.name).split(": ")[1]
         'all of the backbone, 72 tensors'
     """
-    label = f"backbone_weights={source!r}"
+    label = f"{argument}={source!r}"
     if source.endswith(".weights"):
-        tensors, report = read_darknet(backbone, source)
+        tensors, report = read_darknet(backbone, source, argument)
         load_weights(backbone, tensors, label)
         return f"{label}: {report}"
+    return f"{label}: {_load_named(backbone, _read(source, argument), label)}"
+
+
+def _read(source: str, argument: str) -> dict[str, Tensor]:
     try:
-        tensors = read_weights(source)[0]
+        return read_weights(source)[0]
     except (ValueError, FileNotFoundError) as error:
-        text = str(error).replace("base_checkpoint=", "backbone_weights=")
+        text = str(error).replace("base_checkpoint=", f"{argument}=")
         raise type(error)(text.replace("ResNet50_Weights", "VGG16_Weights")) from None
-    return f"{label}: {_load_named(backbone, tensors, label)}"
 
 
 def _load_named(backbone: Backbone, tensors: Mapping[str, Tensor], label: str) -> str:
@@ -87,7 +159,9 @@ def _load_named(backbone: Backbone, tensors: Mapping[str, Tensor], label: str) -
     return f"all of the backbone, {len(tensors)} tensors" + (f"; {beside} of the file left out" if beside else "")
 
 
-def read_darknet(backbone: Backbone, source: str | Path) -> tuple[dict[str, Tensor], str]:
+def read_darknet(
+    backbone: Backbone, source: str | Path, argument: str = "backbone_weights"
+) -> tuple[dict[str, Tensor], str]:
     """Tensors of a darknet ``.weights`` file for a backbone, whose modules stand in the file's order.
 
     The header is three int32, major, minor and revision, and the number of images seen, int64 if major * 10 + minor is
@@ -97,6 +171,7 @@ def read_darknet(backbone: Backbone, source: str | Path) -> tuple[dict[str, Tens
     Args:
         backbone: is not changed.
         source: path of the file; what follows the backbone's numbers in it, such as the rest of YOLOv3, is not used.
+        argument: what errors call it.
 
     Returns:
         The tensors by name, and a line about what was read and what was left over.
@@ -119,7 +194,7 @@ def read_darknet(backbone: Backbone, source: str | Path) -> tuple[dict[str, Tens
         >>> report
         '87702 numbers into the 12 convolutions of Darknet-53; 7 numbers left over'
     """
-    label = f"backbone_weights={str(source)!r}"
+    label = f"{argument}={str(source)!r}"
     path = Path(source)
     if not path.is_file():
         raise FileNotFoundError(f"{label} does not exist; give a darknet .weights file, a .pth file or a checkpoint")

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
-from lit_methods.contract import Described, ExportGraph
+from lit_methods.contract import Described, ExportGraph, log_rate
 from lit_methods.functional.arguments import Rules, check_choices, check_ranges
 from lit_methods.functional.modes import evaluating
 from lit_methods.metrics.stage_figures import StageFigures
@@ -47,8 +47,9 @@ class SiamBAN(OwnResults, OwnVideo, StageFigures, Described, LightningModule):
     ``keys`` (B, n, n), random numbers by which the points that count are chosen.
     Evaluation batch: sequences, as ``LaSOTDataModule`` gives them; they are tracked at once.
 
-    Logs ``train/loss``, ``train/cls_loss``, ``train/loc_loss``, the weights of the levels ``fusion/cls_<level>``,
-    ``fusion/loc_<level>``, ``fusion/scale_<level>``, and in evaluations what ``TrackingFigures`` gives.
+    Logs ``train/loss``, ``train/cls_loss``, ``train/loc_loss``, ``train/lr`` (of the heads), the weights of the
+    levels ``fusion/cls_<level>``, ``fusion/loc_<level>``, ``fusion/scale_<level>``, and in evaluations what
+    ``TrackingFigures`` gives.
 
     Args:
         depth: of the ResNet: 18, 34 or 50.
@@ -199,6 +200,7 @@ class SiamBAN(OwnResults, OwnVideo, StageFigures, Described, LightningModule):
         for name, value in losses.items():
             self.log(f"train/{name}", value.detach(), prog_bar=bar and name == "loss", batch_size=len(labels))
         self.log_dict({f"fusion/{name}": value for name, value in self.fusion().items()}, batch_size=len(labels))
+        log_rate(self, group=-1)
         return {"loss": losses["loss"], "labels": labels}
 
     def losses(self, cls: Tensor, loc: Tensor, labels: Tensor, deltas: Tensor) -> dict[str, Tensor]:

@@ -393,3 +393,22 @@ def test_other_processes_hand_over_no_overlay(make_trainer, tmp_path, monkeypatc
     monkeypatch.setattr(type(trainer.strategy), "is_global_zero", property(lambda self: False))
     assert overlay_of(trainer, sheet=None) == tmp_path / "pictures" / "val_grounding.png"
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("first", ["figure", "table"])
+def test_a_table_beside_a_picture_has_a_key_of_its_own_at_the_loggers(first, make_trainer, tmp_path):
+    """Whichever comes first, as after a resume; the file keeps its name, and other tables their keys."""
+    logger = Taking()
+    trainer, report = make_trainer(logger=logger), RunReport()
+    shows = {
+        "figure": lambda: report.picture(trainer, "cluster/steps", picture()),
+        "table": lambda: report.table_beside(trainer, "cluster/steps", ["step"], [[1]]),
+    }
+    paths = [shows[kind]() for kind in sorted(shows, key=lambda kind: kind != first)]
+    assert {path.relative_to(tmp_path).as_posix() for path in paths} == {
+        "pictures/cluster_steps.png",
+        "tables/cluster_steps.csv",
+    }
+    report.table(trainer, "cluster/others", ["step"], [[2]])
+    assert [key for key, *_ in logger.images] == ["cluster/steps"]
+    assert [key for key, *_ in logger.tables] == ["cluster/steps_table", "cluster/others"]
