@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
+from callbacks.epochs import epoch_is_due
 from callbacks.genotype_figures import alpha_figure, genotype_figure
 from callbacks.genotype_file import write_genotype
 from callbacks.report import RunReport
@@ -23,7 +24,8 @@ class GenotypeLogger(Callback):
       ``val/top1`` (the first of equals), after a test the one tested, which is the same for the best checkpoint.
 
     Args:
-        every_n_epochs: draw after every so many epochs, the first one included.
+        every_n_epochs: draw after every so many epochs, the first one included; where not every epoch has a validation,
+            after that of the next epoch which has one.
 
     Raises:
         ValueError: ``every_n_epochs`` below 1; a module without ``genotype()`` and ``alphas()``.
@@ -61,7 +63,7 @@ class GenotypeLogger(Callback):
             self.best = {"epoch": epoch, "top1": accuracy, "genotype": genotype.to_dict()}
         rows = [[epoch, accuracy, key] for epoch, _, accuracy, key in self.history]
         RunReport.of(trainer).table(trainer, "darts/genotypes", ["epoch", "val/top1", "genotype"], rows)
-        if epoch % self.every_n_epochs == 0:
+        if epoch_is_due(trainer, self.every_n_epochs):
             _draw(trainer, module, genotype, f"epoch {epoch}, val/top1 {accuracy:.3f}")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

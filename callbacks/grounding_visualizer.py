@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from callbacks.epochs import epoch_is_due
 from callbacks.grounding_pictures import grounding_case, overlaps_text, show_groundings
 from lit_methods.functional.modes import evaluating
 from lit_methods.metrics.referring import box_ious, mask_counts, mask_ious
@@ -61,9 +62,8 @@ class GroundingVisualizer(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Draw the first validation batch."""
-        epochs = trainer.check_val_every_n_epoch or 1  # since the last validation
         first = batch_idx == 0 and dataloader_idx == 0
-        if first and not trainer.sanity_checking and trainer.current_epoch % self.every_n_epochs < epochs:
+        if first and not trainer.sanity_checking and epoch_is_due(trainer, self.every_n_epochs):
             self._draw(trainer, pl_module, batch, "val/grounding")
 
     def on_test_batch_end(

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from callbacks.epochs import epoch_is_due
 from callbacks.report import RunReport
 from lit_methods.contract import Predicts
 from lit_methods.functional.drawing import grid
@@ -22,7 +23,8 @@ class PredictionLogger(Callback):
 
     Args:
         num_images: pictures in the grid, at most one batch.
-        every_n_epochs: draw the validation grid every so many epochs, the first one included.
+        every_n_epochs: draw the validation grid every so many epochs, the first one included; where not every epoch has
+            a validation, that of the next epoch which has one.
 
     Raises:
         ValueError: one of them is below 1; during a run: the module has no ``draw``.
@@ -37,7 +39,7 @@ class PredictionLogger(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
     ) -> None:
         """Draw the first validation batch."""
-        if batch_idx == 0 and not trainer.sanity_checking and trainer.current_epoch % self.every_n_epochs == 0:
+        if batch_idx == 0 and not trainer.sanity_checking and epoch_is_due(trainer, self.every_n_epochs):
             self._draw(trainer, pl_module, batch, "val/predictions")
 
     def on_test_batch_end(

@@ -11,8 +11,9 @@ key                    value
 ``pid``, ``camid``     (B,) int64, person and camera, the latter from 0: Market-1501, DukeMTMC-reID; in validation and
                        test with ``is_query`` (B,) bool, and ``index`` counts queries and gallery apart; in training
                        with ``style`` (B,) int64, the camera to translate to or -1, and ``erased`` (B, 4) int64, y0,
-                       x0, y1, x1 in pixels, all 0 for none; with ``lr_query``, in evaluations, ``low`` (B,) bool, a
-                       query that was down-sampled
+                       x0, y1, x1 in pixels, all 0 for none, but without ``pid`` on clusters, where ``label`` is the
+                       cluster, and with ``camid`` alone on cameras; with ``lr_query``, in evaluations, ``low`` (B,)
+                       bool, a query that was down-sampled
 ``boxes``              list of (n_i, 4) float32, xyxy in pixels: WIDER FACE; in its evaluations ``image`` is a list of
                        (3, H, W), beside ``attributes``, list of (n_i, 6) int64, ``name``, list of str, ``index``, and
                        where levels are known ``keep_easy``, ``keep_medium``, ``keep_hard``, lists of (n_i,) bool
@@ -24,7 +25,8 @@ key                    value
                        h and w, ``image_id`` and ``ref_id`` (B,) int64, ``sentence`` and ``file``, lists of str, and
                        ``index``, the number of the sentence
 ``template``           (B, 3, s, s), with ``search`` (B, 3, s, s), both float32 BGR, 0 to 255, ``box`` (B, 4) in search
-                       pixels and ``negative`` (B,) bool, two different objects: LaSOT training
+                       pixels, ``negative`` (B,) bool, two different objects, and ``keys`` (B, n, n) float32, random
+                       numbers by which the points of the answer that count are chosen: LaSOT training
 ``frames``             list of the paths of S videos that are tracked at a time, with ``name``, ``boxes`` list of (n, 4)
                        float64 x, y, w, h, ``present`` and ``polygons``, lists of (n,) bool and (n, 8) or ``None``, and
                        ``index`` (S,): evaluation of trackers

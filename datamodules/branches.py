@@ -5,7 +5,7 @@ batch, and the number of workers does not matter.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,18 +22,18 @@ from datamodules.positive_pairs import (
     PositivePairDataset as PositivePairDataset,
     nth_of_permutations,
 )
-from datamodules.samplers import ResumableLoader, ResumableSampler
+from datamodules.samplers import ResumableBatchSampler, ResumableLoader, ResumableSampler
+from datamodules.transforms import to_float as to_float
 from lit_methods.functional.draws import purpose
 
 Keys = list[tuple[int, int, int]]
-Nested = TypeVar("Nested")
 
 SWEEP = purpose("branches/sweep")
 PICK = purpose("branches/pick")
 STREAM = purpose("branches/stream")
 
 
-class IdentityBalancedBatchSampler(ResumableSampler[Keys]):
+class IdentityBalancedBatchSampler(ResumableBatchSampler[Keys]):
     """Make batches of ``b`` pictures of ``b`` different identities; each item is a whole batch.
 
     A batch is a list of ``(epoch, number, position)``. ``number`` counts the places of all batches and ranks of an
@@ -104,14 +104,12 @@ class IdentityBalancedBatchSampler(ResumableSampler[Keys]):
         """What decides the batches; the loader compares it on resume."""
         return {"batch_size": self.b}
 
-    def __iter__(self) -> Iterator[Keys]:
-        # A generator on purpose: a loader with workers asks for the iterator twice and uses the second.
-        start, self.start = self.start, 0
-        for step in range(start, len(self)):
-            yield self.batch(self.epoch, step)
-
     def __len__(self) -> int:
         return self._steps
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Keys]:
+        """The batches of an epoch from number ``start`` on."""
+        return (self.batch(epoch, step) for step in range(start, len(self)))
 
     def batch(self, epoch: int, step: int) -> Keys:
         """The batch of this rank in any step, also one beyond the epoch's."""
@@ -308,23 +306,3 @@ def branch_loader(
     loader = ResumableLoader(batches, sampler=BranchSteps(batches), **options)
     loader.trainer = trainer
     return loader
-
-
-def to_float(batch: Nested) -> Nested:
-    """Turn the uint8 pictures of a batch into float32 in [0, 1]; for ``on_after_batch_transfer``.
-
-    Args:
-        batch: a tensor, or dicts, tuples and lists of tensors, nested in any way; anything else stays as it is.
-
-    Example:
-        >>> to_float({"pair": (torch.tensor([255], dtype=torch.uint8), torch.tensor([7]))})
-        {'pair': (tensor([1.]), tensor([7]))}
-    """
-    result: Any = batch
-    if isinstance(batch, Tensor) and batch.dtype == torch.uint8:
-        result = batch.float() / 255
-    elif isinstance(batch, dict):
-        result = {name: to_float(value) for name, value in batch.items()}
-    elif isinstance(batch, tuple | list):
-        result = type(batch)(map(to_float, batch))
-    return result

@@ -20,14 +20,9 @@ from datamodules.cifar_files import (
     read_digits,
     require_files,
 )
-from datamodules.classification import (
-    Batch,
-    ImageClassificationDataModule,
-    LabelledImages,
-    epochs_and_positions,
-)
+from datamodules.classification import Batch, ImageClassificationDataModule, LabelledImages
 from datamodules.draws import AUGMENT, uniforms
-from datamodules.samplers import ResumableLoader
+from datamodules.samplers import ResumableLoader, epochs_and_positions
 from datamodules.transforms import crop_and_flip, resize_batch
 from lit_methods.functional.cutout import cutout as paint_over
 

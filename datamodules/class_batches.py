@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.draws import ORDER, permutation
-from datamodules.samplers import ResumableSampler
+from datamodules.samplers import ResumableBatchSampler
 
 Pairs = list[tuple[int, int]]
 
 
-class ClassBatchSampler(ResumableSampler[Pairs]):
+class ClassBatchSampler(ResumableBatchSampler[Pairs]):
     """Make batches of up to ``per_class`` images of each of ``num_classes`` classes; each item is a whole batch.
 
     The images of a class are shuffled by (seed, epoch, class) and cut into parts of ``per_class``, of which the last
@@ -71,11 +71,6 @@ class ClassBatchSampler(ResumableSampler[Pairs]):
     def sizes(self) -> dict[str, int]:
         """What decides the batches; the loader compares it on resume."""
         return {"batch_size": self.per_class * self.num_classes, "per_class_batch": self.per_class}
-
-    def __iter__(self) -> Iterator[Pairs]:
-        # A generator on purpose: a loader with workers asks for the iterator twice and uses the second.
-        start, self.start = self.start, 0
-        yield from self.batches(self.epoch, start)
 
     def __len__(self) -> int:
         return self._steps

@@ -16,8 +16,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.class_batches import ClassBatches, ClassBatchSampler
 from datamodules.draws import CALIBRATION, SPLIT, TEST, hash64, permutation
-from datamodules.loaders import LoaderOptions, loader_options
-from datamodules.samplers import EpochSampler, ResumableLoader, ShardSampler, refuse_replaced_samplers
+from datamodules.loaders import EvaluationLoader as EvaluationLoader, LoaderOptions, loader_options, ready
+from datamodules.samplers import (
+    EpochSampler,
+    ResumableLoader,
+    ShardSampler,
+    epochs_and_positions as epochs_and_positions,
+    refuse_replaced_samplers,
+)
+from datamodules.transforms import to_float
 from lit_methods.functional.suggestions import shorten
 
 Batch = dict[str, Tensor]
@@ -70,47 +77,6 @@ class LabelledImages(Dataset[Batch]):
     @abstractmethod
     def picture(self, position: int) -> Image.Image:
         """The picture at a position of the view as it is stored: RGB, not cropped, not augmented."""
-
-
-def epochs_and_positions(keys: Sequence[int | tuple[int, int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Take the keys of a batch apart; plain positions are those of epoch 0.
-
-    Returns:
-        Epochs and positions, both ``(B,)``.
-
-    Example:
-        >>> epochs_and_positions([(7, 2), (7, 5)])
-        (array([7, 7]), array([2, 5]))
-    """
-    pairs = np.asarray(keys, np.int64)
-    epochs, positions = pairs.T if pairs.ndim == 2 else (np.zeros_like(pairs), pairs)
-    return epochs, positions
-
-
-class EvaluationLoader(DataLoader):
-    """A loader that leaves out batches without a single readable picture.
-
-    With several processes each gives one batch at least, if need be of no pictures, where ``in_step`` says so: a
-    process that takes no step would leave the others waiting, for buffers that DDP hands round before the first one
-    and for the sums of metrics that were logged in one.
-    """
-
-    in_step = False  # set by the data module for loaders that a Trainer iterates on all processes at the same time
-
-    def __iter__(self) -> Any:
-        empty = self._even_empty()
-        for batch in super().__iter__():
-            if len(batch["index"]):
-                empty = False
-                yield batch
-        if empty:
-            yield self.collate_fn(self.dataset.__getitems__([]))  # type: ignore[attr-defined]
-
-    def __len__(self) -> int:
-        return max(super().__len__(), int(self._even_empty()))
-
-    def _even_empty(self) -> bool:
-        return self.in_step and getattr(self.sampler, "num_replicas", 1) > 1
 
 
 class ImageClassificationDataModule(LightningDataModule):
@@ -265,7 +231,7 @@ class ImageClassificationDataModule(LightningDataModule):
         image = batch["image"]
         if image.ndim != 4 or image.shape[1] != 3:
             raise ValueError(f"image must be (B, 3, H, W) RGB, got shape {tuple(image.shape)}; repeat grey three times")
-        return batch | {"image": image.float() / 255 if image.dtype == torch.uint8 else image}
+        return batch | {"image": to_float(image)}
 
     def _check_class_subset(self) -> None:
         """Subclasses call this once they know ``num_classes``."""
@@ -326,9 +292,7 @@ class ImageClassificationDataModule(LightningDataModule):
         return images.view(images.rows[np.sort(order[: self.num_test_images])])
 
     def _ready(self, images: LabelledImages | None, stage: str) -> LabelledImages:
-        if images is None:
-            raise RuntimeError(f'{type(self).__name__} has not read these images yet: call setup("{stage}") first')
-        return images
+        return ready(images, self, "these images", stage)
 
     def _training_loader(self, images: LabelledImages, part: int = 0) -> ResumableLoader:
         options = self._options()

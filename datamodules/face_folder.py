@@ -9,15 +9,15 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from datamodules.branches import Branch, BranchBatches, branch_loader, to_float
-from datamodules.classification import EvaluationLoader
+from datamodules.branches import Branch, BranchBatches, branch_loader
 from datamodules.demo.faces import write_faces
 from datamodules.face_options import FaceSplitOptions
 from datamodules.face_sets import FaceSet, read_set
 from datamodules.face_splits import FaceSplit
 from datamodules.face_views import FaceViews
-from datamodules.loaders import loader_options
+from datamodules.loaders import EvaluationLoader, loader_options, ready
 from datamodules.samplers import ResumableLoader, ShardSampler, refuse_replaced_samplers
+from datamodules.transforms import to_float
 from lit_methods.functional.suggestions import shorten
 
 DEMO_IDENTITIES: int = signature(write_faces).parameters["train_ids"].default
@@ -229,9 +229,8 @@ class FaceFolderDataModule(LightningDataModule):
         Raises:
             ValueError: a branch has fewer identities than a batch takes.
         """
-        if self._branches is None:
-            raise RuntimeError('FaceFolderDataModule has not read these pictures yet: call setup("fit") first')
-        batches = BranchBatches(self._views(), self._branches, self.b, self.pairs, self.seed)
+        branches = ready(self._branches, self, "these pictures", "fit")
+        batches = BranchBatches(self._views(), branches, self.b, self.pairs, self.seed)
         return branch_loader(batches, self.num_workers, self.seed, self.trainer)
 
     def val_dataloader(self) -> list[EvaluationLoader]:
@@ -251,10 +250,7 @@ class FaceFolderDataModule(LightningDataModule):
         Raises:
             RuntimeError: before :meth:`setup`.
         """
-        if stage not in self._sets:
-            needed = "fit" if stage == "val" else stage
-            raise RuntimeError(f'FaceFolderDataModule has not read these sets yet: call setup("{needed}") first')
-        return self._sets[stage]
+        return ready(self._sets.get(stage), self, "these sets", stage)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Turn uint8 into float32 in [0, 1] on the device: a quarter of the bytes to move there."""
@@ -330,8 +326,7 @@ class FaceFolderDataModule(LightningDataModule):
                 )
 
     def _evaluation_loader(self, faces: FaceSet, persistent: bool = False) -> EvaluationLoader:
-        options = loader_options(self.batch_size, self.num_workers, self.seed)
-        options["persistent_workers"] = persistent and self.num_workers > 0
+        options = loader_options(self.batch_size, self.num_workers, self.seed, persistent)
         loader = EvaluationLoader(faces, sampler=ShardSampler(faces), **options)
         loader.in_step = True
         return loader

@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.classification import epochs_and_positions
 from datamodules.face_bins import read_bin
 from datamodules.face_pictures import PictureFiles, Pictures
 from datamodules.face_probes import FaceProbes, read_probes
+from datamodules.samplers import epochs_and_positions
 from datamodules.scface import read_scface
 from datamodules.transforms import to_uint8
 from lit_methods.functional.face_pairs import read_pairs

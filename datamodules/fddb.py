@@ -7,15 +7,13 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
-from torch.utils.data import Dataset
 
-from datamodules.classification import EvaluationLoader
-from datamodules.face_pictures import PictureFiles
 from datamodules.fddb_files import FOLDS, EllipseList, read_folds
-from datamodules.loaders import loader_options
+from datamodules.listed_pictures import ListedPictures
+from datamodules.loaders import EvaluationLoader, loader_options, ready
 from datamodules.samplers import ShardSampler, refuse_replaced_samplers
-from datamodules.transforms import to_uint8
-from datamodules.wider_files import require_files
+from datamodules.transforms import to_float
+from lit_methods.functional.pictures import require_files
 
 LISTS, PICTURES = "FDDB-folds", "originalPics"
 SIZE = 2845
@@ -144,8 +142,7 @@ class FDDBDataModule(LightningDataModule):
         """Turn uint8 into float32 in [0, 1] on the device."""
         if "image" not in batch:
             return batch
-        images = [each.float() / 255 if each.dtype == torch.uint8 else each for each in batch["image"]]
-        return batch | {"image": images}
+        return batch | {"image": to_float(batch["image"])}
 
     def summary(self) -> dict[str, float | str | list]:
         """Pictures and faces that are tested on."""
@@ -154,12 +151,10 @@ class FDDBDataModule(LightningDataModule):
         return {"data/test_images": len(self._test), "data/test_faces": sum(map(len, self._test.ellipses))}
 
     def _listed(self) -> EllipseList:
-        if self._test is None:
-            raise RuntimeError('FDDBDataModule has not read the lists yet: call setup("test") first')
-        return self._test
+        return ready(self._test, self, "the lists", "test")
 
 
-class EllipsePictures(Dataset[dict[str, Any]]):
+class EllipsePictures(ListedPictures):
     """Pictures as they are, with the ellipses of their faces.
 
     Args:
@@ -173,25 +168,9 @@ class EllipsePictures(Dataset[dict[str, Any]]):
     """
 
     def __init__(self, folder: Path | None, listed: EllipseList) -> None:
+        super().__init__(folder, listed)
         self.listed = listed
-        self._pictures = None if folder is None else PictureFiles(folder, listed.files)
 
-    def __len__(self) -> int:
-        return len(self.listed)
-
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        """One picture, as :meth:`__getitems__` without the first dimension."""
-        return {name: part[0] for name, part in self.__getitems__([number]).items()}
-
-    def __getitems__(self, numbers: Sequence[int]) -> dict[str, Any]:
-        """The batch of these numbers.
-
-        Raises:
-            BadImageError: a picture cannot be read; names it.
-        """
-        batch: dict[str, Any] = {}
-        if self._pictures is not None:
-            batch["image"] = [to_uint8(self._pictures.read(number)) for number in numbers]
-        batch["ellipses"] = [torch.tensor(self.listed.ellipses[number]) for number in numbers]
-        batch["name"] = [self.listed.names[number] for number in numbers]
-        return batch | {"index": torch.tensor(list(numbers), dtype=torch.int64)}
+    def known(self, numbers: Sequence[int]) -> dict[str, list[Any]]:
+        """``ellipses``, a list of (n, 5) float64."""
+        return {"ellipses": [torch.tensor(self.listed.ellipses[number]) for number in numbers]}

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.draws import ORDER, hash64, permutation
-from datamodules.samplers import ResumableSampler
+from datamodules.samplers import ResumableBatchSampler, ResumableSampler
 from lit_methods.functional.draws import purpose
 
 Keys = list[tuple[int, ...]]
@@ -17,7 +17,7 @@ STYLE = purpose("identity_batches/style")
 STEPS = purpose("identity_batches/steps")
 
 
-class PKSampler(ResumableSampler[Keys]):
+class PKSampler(ResumableBatchSampler[Keys]):
     """Make batches of ``p`` identities with ``k`` pictures each; each item is a whole batch.
 
     A batch is a list of ``(epoch, number, position)``, the pictures of an identity one after the other. ``number``
@@ -89,11 +89,6 @@ class PKSampler(ResumableSampler[Keys]):
     def sizes(self) -> dict[str, int]:
         """What decides the batches; the loader compares it on resume."""
         return {"batch_size": self.p * self.k, "k": self.k, "generated": self.generated}
-
-    def __iter__(self) -> Iterator[Keys]:
-        # A generator on purpose: a loader with workers asks for the iterator twice and uses the second.
-        start, self.start = self.start, 0
-        yield from self.batches(self.epoch, start)
 
     def __len__(self) -> int:
         return self._steps
@@ -201,17 +196,13 @@ class AugmentedPKSampler(PKSampler):
         return position, int(self._cameras[other + (other >= own)])
 
 
-class IdleSampler(ResumableSampler[Keys]):
+class IdleSampler(ResumableBatchSampler[Keys]):
     """One empty batch an epoch, where there is nothing to train on.
 
     Example:
         >>> list(IdleSampler(num_replicas=1, rank=0))
         [[]]
     """
-
-    def __iter__(self) -> Iterator[Keys]:
-        start, self.start = self.start, 0
-        yield from self.batches(self.epoch, start)
 
     def __len__(self) -> int:
         return 1

@@ -1,7 +1,5 @@
 """Picture files as a data set: read when they are needed, cropped, and left out or replaced where they are broken."""
 
-import os
-import warnings
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -13,12 +11,13 @@ from torch import Tensor
 
 from datamodules.classification import LabelledImages
 from datamodules.draws import AUGMENT, uniforms
+from datamodules.skipped_files import SkippedFiles
 from datamodules.transforms import CROP_DRAWS, random_resized_crop, resize_and_center_crop, to_uint8
 from lit_methods.functional.pictures import BadImageError, list_images, read_rgb
 from lit_methods.functional.suggestions import shorten
 
 
-class ImageFiles(LabelledImages):
+class ImageFiles(SkippedFiles, LabelledImages):
     """Picture files with a class each, read when they are needed.
 
     Args:
@@ -34,6 +33,8 @@ class ImageFiles(LabelledImages):
         crop_scale: smallest and largest area of a training crop, as a fraction of the picture's.
     """
 
+    cure = "Remove"
+
     def __init__(
         self,
         folder: Path,
@@ -45,18 +46,9 @@ class ImageFiles(LabelledImages):
         skip: bool = False,
         crop_scale: tuple[float, float] = (0.08, 1.0),
     ) -> None:
-        super().__init__(labels, seed)
-        self.folder = folder
-        # One array rather than a million strings: workers would copy those, page by page, as they count references.
-        self.files = np.array([os.fsencode(file) for file in files], dtype=np.bytes_)
-        self.image_size, self.resize_size, self.skip, self.crop_scale = image_size, resize_size, skip, crop_scale
-        self.bad = torch.zeros(len(self.files), dtype=torch.bool)
-        if skip:
-            self.bad.share_memory_()  # workers mark here, the main process reads
-
-    def path(self, row: int) -> Path:
-        """The file of a row."""
-        return self.folder / os.fsdecode(self.files[row])
+        SkippedFiles.__init__(self, folder, files, skip)
+        LabelledImages.__init__(self, labels, seed)
+        self.image_size, self.resize_size, self.crop_scale = image_size, resize_size, crop_scale
 
     def picture(self, position: int) -> Image.Image:
         """The whole picture at a position of the view, as RGB.
@@ -65,10 +57,6 @@ class ImageFiles(LabelledImages):
             BadImageError: it cannot be read, whatever ``skip`` says.
         """
         return read_rgb(self.path(int(self.rows[position])))
-
-    def bad_files(self) -> list[str]:
-        """Files that this process or its workers could not read so far."""
-        return [str(self.path(row)) for row in torch.nonzero(self.bad).flatten().tolist()]
 
     def fetch(self, epochs: NDArray[np.int64], positions: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.int64]]:
         """Pictures at these positions; with ``skip``, unreadable ones are replaced in training, else left out."""
@@ -90,11 +78,7 @@ class ImageFiles(LabelledImages):
         try:
             return read_rgb(self.path(row))
         except BadImageError as error:
-            if not self.skip:
-                raise BadImageError(f'{error}. Remove the file, or set on_bad_image="skip".') from error
-            if not self.bad[row]:
-                self.bad[row] = True
-                warnings.warn(f"skipped: {error}", stacklevel=2)
+            self.leave_out(row, error)
             return None
 
     def _transform(self, image: Image.Image, epoch: int, row: int) -> Tensor:

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from datamodules.classification import EvaluationLoader
 from datamodules.crop_sets import CropSet
 from datamodules.demo.tracking import write_tracking
 from datamodules.draws import SPLIT, hash64
@@ -18,7 +17,7 @@ from datamodules.lasot_files import (
     read_test_videos,
     read_videos,
 )
-from datamodules.loaders import loader_options
+from datamodules.loaders import EvaluationLoader, loader_options, ready
 from datamodules.samplers import EpochSampler, ResumableLoader, refuse_replaced_samplers
 from datamodules.tracking_loaders import VideoDataModule, check_counts, sequence_loader
 from datamodules.tracking_pairs import PairDataset, SequenceSource
@@ -182,7 +181,9 @@ class LaSOTDataModule(VideoDataModule):
             raise FileNotFoundError(missing_root(self.root))
 
     def setup(self, stage: str) -> None:
-        """Read the annotation of the videos that this stage needs; no frame is opened.
+        """Read the annotation of the videos that this stage needs.
+
+        Of the videos to train on the first frames are opened for their size; with ``in_memory`` all frames are read.
 
         Raises:
             FileNotFoundError: videos or parts of one are missing; names them.
@@ -190,12 +191,12 @@ class LaSOTDataModule(VideoDataModule):
         """
         refuse_replaced_samplers(self.trainer)
         if stage == "fit" and self._pairs is None:
-            train, _ = self._training_names()
-            self._training = self._read(train)
+            train, _ = self._training_videos()
+            self._training = read_videos(train, self.root)
             self._pairs = self._pair_dataset(self._training)
         if stage in ("fit", "validate") and "val" not in self._evaluated:
-            _, held = self._training_names()
-            self._evaluated["val"] = [video.first(self._first["val"]) for video in self._read(held)]
+            _, held = self._training_videos()
+            self._evaluated["val"] = [video.first(self._first["val"]) for video in read_videos(held, self.root)]
         if stage == "test" and "test" not in self._evaluated:
             found = read_test_videos(self.root, self.test_split)
             self._evaluated["test"] = [video.first(self._first["test"]) for video in found]
@@ -206,11 +207,9 @@ class LaSOTDataModule(VideoDataModule):
         Raises:
             RuntimeError: before ``setup("fit")``.
         """
-        if self._pairs is None:
-            raise RuntimeError('LaSOTDataModule has not read the training videos yet: call setup("fit") first')
-        options = loader_options(self.batch_size, self.num_workers, self.seed)
-        options["persistent_workers"] = self.num_workers > 0
-        loader = ResumableLoader(self._pairs, sampler=EpochSampler(self._pairs, self.seed), **options)
+        pairs = ready(self._pairs, self, "the training videos", "fit")
+        options = loader_options(self.batch_size, self.num_workers, self.seed, persistent=True)
+        loader = ResumableLoader(pairs, sampler=EpochSampler(pairs, self.seed), **options)
         loader.trainer = self.trainer
         return loader
 
@@ -232,10 +231,7 @@ class LaSOTDataModule(VideoDataModule):
         Raises:
             RuntimeError: before :meth:`setup`.
         """
-        if stage not in self._evaluated:
-            needed = "fit" if stage == "val" else stage
-            raise RuntimeError(f'LaSOTDataModule has not read these videos yet: call setup("{needed}") first')
-        return self._evaluated[stage]
+        return ready(self._evaluated.get(stage), self, "these videos", stage)
 
     def training_sequences(self) -> list[TrackingSequence]:
         """The videos to train on, those held out not among them.
@@ -243,9 +239,7 @@ class LaSOTDataModule(VideoDataModule):
         Raises:
             RuntimeError: before ``setup("fit")``.
         """
-        if not self._training:
-            raise RuntimeError('LaSOTDataModule has not read the training videos yet: call setup("fit") first')
-        return self._training
+        return ready(self._training or None, self, "the training videos", "fit")
 
     def summary(self) -> dict[str, float | str | list]:
         """How many videos there are to train, to validate and to test on."""
@@ -266,8 +260,8 @@ class LaSOTDataModule(VideoDataModule):
     def _sequence_loader(self, videos: list[TrackingSequence], frames_needed: bool = True) -> EvaluationLoader:
         return sequence_loader(videos, self.sequences, place=f"root={str(self.root)!r}", frames_needed=frames_needed)
 
-    def _training_names(self) -> tuple[list[str], list[str]]:
-        """Names of the videos to train on, and of those to validate on."""
+    def _training_videos(self) -> tuple[dict[str, Path], dict[str, Path]]:
+        """Names and folders of the videos to train on, and of those to validate on."""
         found, test = find_videos(self.root), set(read_test_names(self.root, self.test_split))
         if not found:
             raise FileNotFoundError(missing_root(self.root))
@@ -278,11 +272,8 @@ class LaSOTDataModule(VideoDataModule):
                 "are no test videos; hold out fewer, or complete the download"
             )
         held = set(hold_out(names, self.val_videos, self.seed))
-        return [name for name in names if name not in held], [name for name in names if name in held]
-
-    def _read(self, names: list[str]) -> list[TrackingSequence]:
-        videos = find_videos(self.root)
-        return read_videos({name: videos[name] for name in names}, self.root)
+        train = {name: found[name] for name in names if name not in held}
+        return train, {name: found[name] for name in names if name in held}
 
 
 def hold_out(names: Sequence[str], count: int, seed: int) -> list[str]:

@@ -9,22 +9,22 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from datamodules.classification import EvaluationLoader
 from datamodules.demo.refcoco import write_refcoco
 from datamodules.demo.refer_scenes import SyntheticReferDataset as SyntheticReferDataset
-from datamodules.loaders import loader_options
+from datamodules.loaders import EvaluationLoader, loader_options, ready
 from datamodules.refcoco_files import SPLITS, find_refs, resolve_dataset, splits_to_test
 from datamodules.refcoco_samples import FullBatchSampler, ReferringImages, ReferringViews
 from datamodules.refcoco_targets import Target, read_targets
 from datamodules.refcoco_words import Vocabulary, WordVectors
 from datamodules.samplers import ResumableLoader, ShardSampler, refuse_replaced_samplers
-from datamodules.wider_files import require_files
+from datamodules.transforms import to_float
 from lit_methods.functional.coco_masks import (
     mask_to_rle as mask_to_rle,
     polygons_to_mask as polygons_to_mask,
     rle_to_mask as rle_to_mask,
 )
 from lit_methods.functional.glove import read_glove as read_glove
+from lit_methods.functional.pictures import require_files
 from lit_methods.functional.processes import gather_objects
 from lit_methods.functional.suggestions import shorten
 from lit_methods.functional.words import FIRST, split_words
@@ -254,12 +254,9 @@ class RefCOCODataModule(LightningDataModule):
         Raises:
             RuntimeError: before ``setup("fit")``.
         """
-        if self._train is None:
-            raise RuntimeError('RefCOCODataModule has not read the training refs yet: call setup("fit") first')
-        options = loader_options(self.batch_size, self.num_workers, self.seed)
-        options["persistent_workers"] = self.num_workers > 0
-        sampler = FullBatchSampler(self._train, self.batch_size, self.seed)
-        loader = ResumableLoader(self._train, sampler=sampler, **options)
+        train = ready(self._train, self, "the training refs", "fit")
+        options = loader_options(self.batch_size, self.num_workers, self.seed, persistent=True)
+        loader = ResumableLoader(train, sampler=FullBatchSampler(train, self.batch_size, self.seed), **options)
         loader.trainer = self.trainer
         return loader
 
@@ -290,8 +287,7 @@ class RefCOCODataModule(LightningDataModule):
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Turn the pictures from uint8 into float32 in [0, 1] on the device."""
-        image = batch["image"]
-        return batch | {"image": image.float() / 255 if image.dtype == torch.uint8 else image}
+        return batch | {"image": to_float(batch["image"])}  # masks stay as they are
 
     def summary(self) -> dict[str, float | str | list]:
         """Refs, sentences and words of the data set, what was cut off or left out, and the files that were skipped."""
@@ -406,14 +402,11 @@ class RefCOCODataModule(LightningDataModule):
         return targets
 
     def _images(self, split: str, stage: str) -> ReferringImages:
-        if split not in self._evaluated:
-            raise RuntimeError(f'RefCOCODataModule has not read these sentences yet: call setup("{stage}") first')
-        return self._evaluated[split]
+        return ready(self._evaluated.get(split), self, "these sentences", stage)
 
     def _evaluation_loader(self, split: str, stage: str, persistent: bool = False) -> EvaluationLoader:
         images = self._images(split, stage)
-        options = loader_options(self.eval_batch_size, self.num_workers, self.seed)
-        options["persistent_workers"] = persistent and self.num_workers > 0
+        options = loader_options(self.eval_batch_size, self.num_workers, self.seed, persistent)
         loader = EvaluationLoader(images, sampler=ShardSampler(images), **options)
         loader.in_step = True
         return loader

@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.classification import epochs_and_positions
 from datamodules.draws import uniforms
 from datamodules.refcoco_targets import Mask, Target
 from datamodules.refcoco_words import Vocabulary
-from datamodules.samplers import EpochSampler
+from datamodules.samplers import EpochSampler, epochs_and_positions
 from lit_methods.functional.draws import purpose
 from lit_methods.functional.letterbox import letterbox_image, letterbox_mask
 from lit_methods.functional.pictures import BadImageError, read_rgb

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.branches import BranchBatches, to_float
+from datamodules.branches import BranchBatches
 from datamodules.class_batches import ClassBatches
 from datamodules.demo.people import DEMOS, Demo, write_once
 from datamodules.identity_batches import StepSampler
+from datamodules.loaders import ready
 from datamodules.low_resolution import FACTORS
 from datamodules.reid_files import (
     FOLDERS,
@@ -36,6 +37,7 @@ from datamodules.samplers import (
     ResumableLoader,
     refuse_replaced_samplers,
 )
+from datamodules.transforms import to_float
 
 
 class ReIDDataModule(ReIDLoaders):
@@ -428,9 +430,7 @@ class ReIDDataModule(ReIDLoaders):
         return found | ({"data/protocol": protocol(self.layout)} if self.lr_query else {})
 
     def _ready(self, files: Any, stage: str) -> Any:
-        if files is None:
-            raise RuntimeError(f'{type(self).__name__} has not read these pictures yet: call setup("{stage}") first')
-        return files
+        return ready(files, self, "these pictures", stage)
 
     def _demo(self, own: bool) -> Demo:
         """The demo set of this layout, or that of the other one for the source."""

@@ -1,6 +1,7 @@
-"""Pictures of people as data sets: brought to one size, and for training cropped, mirrored and partly erased."""
+"""Pictures of people as data sets: of one size, for training cropped, mirrored and partly erased, or to be ranked."""
 
 import math
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.draws import AUGMENT, uniforms
-from datamodules.reid_files import ReIDFiles
+from datamodules.low_resolution import factor_of, low_resolution
+from datamodules.reid_files import EvaluationFiles, ReIDFiles
 from datamodules.transforms import to_uint8
 from lit_methods.functional.draws import purpose
 from lit_methods.functional.pictures import BadImageError, read_rgb
@@ -255,3 +257,45 @@ def _take_apart(keys: Sequence[Key]) -> tuple[NDArray[np.int64], ...]:
     if table.shape[1] == 3:
         table = np.pad(table, ((0, 0), (0, 1)), constant_values=-1)
     return tuple(np.ascontiguousarray(column) for column in table.T)
+
+
+class RankingImages(ReIDImages):
+    """Queries and gallery of an evaluation, person by person, with ``pid``, ``is_query`` and ``index`` in each.
+
+    Of a person in a camera queries come first, so that a limit on batches leaves whole persons out, not the gallery.
+
+    Args:
+        evaluation: the pictures.
+        height: in pixels.
+        width: in pixels.
+        lr_query: have each query a second time, down-sampled by a factor of its file name before it is resized; there
+            is ``low`` (B,) bool then, true for these. Their ``index`` is that of the clean ones.
+
+    Source:
+        Down-sampling by 2, 3 and 4 is usual in low-resolution re-identification, where one camera is degraded
+        (recalled); here it is all queries, so figures are not those of MLR-Market-1501.
+    """
+
+    def __init__(self, evaluation: EvaluationFiles, height: int, width: int, lr_query: bool = False) -> None:
+        query, gallery = evaluation
+        files = query.beside(query).beside(gallery) if lr_query else query.beside(gallery)
+        sizes = [len(query)] * (1 + lr_query) + [len(gallery)]
+        columns = {
+            "pid": files.pids,
+            "index": np.concatenate([np.arange(size) for size in sizes]),
+            "is_query": np.arange(len(files)) < len(files) - len(gallery),
+        }
+        low = (np.arange(len(files)) >= len(query)) & columns["is_query"]
+        # stable: of a person in a camera clean queries, degraded ones, gallery
+        order = np.lexsort((~columns["is_query"], files.camids, files.pids, files.pids <= 0))
+        self.low = low[order]
+        if lr_query:
+            columns["low"] = low
+        super().__init__(files.take(order), height, width, {name: values[order] for name, values in columns.items()})
+
+    def view(self, position: int, draws: NDArray[np.float64]) -> Image.Image:
+        """The picture in its size, or what low resolution leaves of it."""
+        if not self.low[position]:
+            return super().view(position, draws)
+        factor = factor_of(os.path.basename(os.fsdecode(self.files.names[position])))
+        return low_resolution(self.picture(position), factor, (self.width, self.height))

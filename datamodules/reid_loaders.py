@@ -9,12 +9,11 @@ from torch.utils.data import DataLoader
 
 from datamodules.branches import BranchBatches, branch_loader
 from datamodules.class_batches import ClassBatches
-from datamodules.classification import EvaluationLoader
 from datamodules.identity_batches import AugmentedPKSampler, IdleSampler, PKSampler
-from datamodules.loaders import loader_options
+from datamodules.loaders import EvaluationLoader, loader_options
 from datamodules.reid_files import EvaluationFiles, ReIDFiles
-from datamodules.reid_images import CameraImages, ReIDImages, TrainingImages
-from datamodules.reid_low_resolution import BranchPictures, RankingImages, branch_batches
+from datamodules.reid_images import CameraImages, RankingImages, ReIDImages, TrainingImages
+from datamodules.reid_low_resolution import BranchPictures, branch_batches
 from datamodules.samplers import EpochSampler, ResumableLoader, ResumableSampler, ShardSampler
 
 

@@ -1,6 +1,4 @@
-"""Low-resolution re-identification: easy and hard training pictures, degraded queries beside the clean ones."""
-
-import os
+"""Low-resolution re-identification: easy and hard training pictures, and what figures of degraded queries belong to."""
 
 import numpy as np
 import torch
@@ -10,8 +8,8 @@ from torch import Tensor
 
 from datamodules.branches import Branch, BranchBatches
 from datamodules.draws import uniforms
-from datamodules.low_resolution import factor_of, low_resolution
-from datamodules.reid_files import EvaluationFiles, ReIDFiles, ReIDLayout
+from datamodules.low_resolution import low_resolution
+from datamodules.reid_files import ReIDFiles, ReIDLayout
 from datamodules.reid_images import CROP_DRAWS, ReIDImages, body_crop_box, mirrored
 from datamodules.transforms import to_uint8
 from lit_methods.functional.draws import purpose
@@ -33,48 +31,6 @@ def protocol(layout: ReIDLayout) -> str:
     """
     name = f"LR-{layout.name.removesuffix('-1501')} (ours)"
     return f"{name}: queries down-sampled by 2 + CRC32(file name) mod 3 beside the clean ones, gallery as it is"
-
-
-class RankingImages(ReIDImages):
-    """Queries and gallery of an evaluation, person by person, with ``pid``, ``is_query`` and ``index`` in each.
-
-    Of a person in a camera queries come first, so that a limit on batches leaves whole persons out, not the gallery.
-
-    Args:
-        evaluation: the pictures.
-        height: in pixels.
-        width: in pixels.
-        lr_query: have each query a second time, down-sampled by a factor of its file name before it is resized; there
-            is ``low`` (B,) bool then, true for these. Their ``index`` is that of the clean ones.
-
-    Source:
-        Down-sampling by 2, 3 and 4 is usual in low-resolution re-identification, where one camera is degraded
-        (recalled); here it is all queries, so figures are not those of MLR-Market-1501.
-    """
-
-    def __init__(self, evaluation: EvaluationFiles, height: int, width: int, lr_query: bool = False) -> None:
-        query, gallery = evaluation
-        files = query.beside(query).beside(gallery) if lr_query else query.beside(gallery)
-        sizes = [len(query)] * (1 + lr_query) + [len(gallery)]
-        columns = {
-            "pid": files.pids,
-            "index": np.concatenate([np.arange(size) for size in sizes]),
-            "is_query": np.arange(len(files)) < len(files) - len(gallery),
-        }
-        low = (np.arange(len(files)) >= len(query)) & columns["is_query"]
-        # stable: of a person in a camera clean queries, degraded ones, gallery
-        order = np.lexsort((~columns["is_query"], files.camids, files.pids, files.pids <= 0))
-        self.low = low[order]
-        if lr_query:
-            columns["low"] = low
-        super().__init__(files.take(order), height, width, {name: values[order] for name, values in columns.items()})
-
-    def view(self, position: int, draws: NDArray[np.float64]) -> Image.Image:
-        """The picture in its size, or what low resolution leaves of it."""
-        if not self.low[position]:
-            return super().view(position, draws)
-        factor = factor_of(os.path.basename(os.fsdecode(self.files.names[position])))
-        return low_resolution(self.picture(position), factor, (self.width, self.height))
 
 
 class BranchPictures:

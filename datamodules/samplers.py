@@ -5,7 +5,8 @@ starts another permutation in the middle of the epoch. Here the order is a funct
 stores how far it was.
 """
 
-from collections.abc import Iterator, Sized
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence, Sized
 from typing import Any, TypeVar
 
 import numpy as np
@@ -42,6 +43,24 @@ class ResumableSampler(Sampler[Item]):
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls this before each epoch."""
         self.epoch = epoch
+
+
+class ResumableBatchSampler(ResumableSampler[Item]):
+    """A :class:`ResumableSampler` of whole batches, with its arguments; subclasses say which, in :meth:`batches`."""
+
+    def __iter__(self) -> Iterator[Item]:
+        # A generator on purpose: a loader with workers asks for the iterator twice and uses the second.
+        start, self.start = self.start, 0
+        yield from self.batches(self.epoch, start)
+
+    @abstractmethod
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Item]:
+        """The batches of an epoch from number ``start`` on.
+
+        Args:
+            epoch: which.
+            start: batches of it that are left out.
+        """
 
 
 class EpochSampler(ResumableSampler[tuple[int, int]]):
@@ -199,6 +218,21 @@ class ResumableLoader(DataLoader):
 def _in_words(batches: dict[str, int]) -> str:
     sizes = [f"{name}={size}" for name, size in batches.items() if name != "replicas"]
     return f"{', '.join(sizes)} on {batches['replicas']} process(es)"
+
+
+def epochs_and_positions(keys: Sequence[int | tuple[int, int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Take the keys of a batch apart; plain positions are those of epoch 0.
+
+    Returns:
+        Epochs and positions, both ``(B,)``.
+
+    Example:
+        >>> epochs_and_positions([(7, 2), (7, 5)])
+        (array([7, 7]), array([2, 5]))
+    """
+    pairs = np.asarray(keys, np.int64)
+    epochs, positions = pairs.T if pairs.ndim == 2 else (np.zeros_like(pairs), pairs)
+    return epochs, positions
 
 
 def refuse_replaced_samplers(trainer: Trainer | None) -> None:

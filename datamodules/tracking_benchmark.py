@@ -6,8 +6,8 @@ from typing import Literal
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from datamodules.classification import EvaluationLoader
 from datamodules.lasot_files import read_test_videos
+from datamodules.loaders import EvaluationLoader, ready
 from datamodules.samplers import refuse_replaced_samplers
 from datamodules.tracking_files import read_folders, read_nfs, read_otb
 from datamodules.tracking_json import read_json
@@ -137,9 +137,7 @@ class TrackingBenchmarkDataModule(VideoDataModule):
         Raises:
             RuntimeError: before ``setup("test")``.
         """
-        if self._test is None:
-            raise RuntimeError('TrackingBenchmarkDataModule has not read the videos yet: call setup("test") first')
-        return self._test
+        return ready(self._test, self, "the videos", "test")
 
     def _chosen(self, found: list[TrackingSequence]) -> list[TrackingSequence]:
         if self.names is None:

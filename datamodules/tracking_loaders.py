@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule
 
-from datamodules.classification import EvaluationLoader
-from datamodules.loaders import loader_options
+from datamodules.loaders import EvaluationLoader, loader_options
 from datamodules.samplers import ShardSampler
 from datamodules.tracking_sequences import TrackingSequence, TrackingSequences
 

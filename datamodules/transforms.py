@@ -5,6 +5,7 @@ looks the same in an epoch whatever the batch, the worker, the rank and the hist
 """
 
 import math
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,8 +26,11 @@ __all__ = [
     "random_resized_crop_box",
     "resize_and_center_crop",
     "resize_batch",
+    "to_float",
     "to_uint8",
 ]
+
+Nested = TypeVar("Nested")
 
 CROP_TRIES = 10
 CROP_DRAWS = 2 * CROP_TRIES + 2  # numbers that random_resized_crop_box takes
@@ -122,3 +126,23 @@ def to_uint8(image: Image.Image) -> Tensor:
         [[[9, 9]], [[8, 8]], [[7, 7]]]
     """
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def to_float(batch: Nested) -> Nested:
+    """Turn the uint8 pictures of a batch into float32 in [0, 1]; for ``on_after_batch_transfer``.
+
+    Args:
+        batch: a tensor, or dicts, tuples and lists of tensors, nested in any way; anything else stays as it is.
+
+    Example:
+        >>> to_float({"pair": (torch.tensor([255], dtype=torch.uint8), torch.tensor([7]))})
+        {'pair': (tensor([1.]), tensor([7]))}
+    """
+    result: Any = batch
+    if isinstance(batch, Tensor) and batch.dtype == torch.uint8:
+        result = batch.float() / 255
+    elif isinstance(batch, dict):
+        result = {name: to_float(value) for name, value in batch.items()}
+    elif isinstance(batch, tuple | list):
+        result = type(batch)(map(to_float, batch))
+    return result

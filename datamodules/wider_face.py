@@ -11,15 +11,16 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from numpy.typing import NDArray
 
-from datamodules.classification import EvaluationLoader
 from datamodules.demo.wider_face import write_wider_face
 from datamodules.draws import SPLIT, permutation
 from datamodules.face_boxes_views import ViewOptions
-from datamodules.loaders import loader_options
+from datamodules.loaders import EvaluationLoader, loader_options, ready
 from datamodules.samplers import EpochSampler, ResumableLoader, ShardSampler, refuse_replaced_samplers
-from datamodules.wider_files import FaceList, read_face_list, require_files
+from datamodules.transforms import to_float
+from datamodules.wider_files import FaceList, read_face_list
 from datamodules.wider_images import FaceBoxViews, RandomView, WholePictures, usable_faces, xyxy
 from datamodules.wider_truth import LEVELS, FaceTruth, find_truth, levelled_truth, read_truth, truth_of_list
+from lit_methods.functional.pictures import require_files
 from lit_methods.functional.processes import gather_objects
 
 TRAIN_LIST, TEST_LIST = (f"wider_face_split/wider_face_{split}_bbx_gt.txt" for split in ("train", "val"))
@@ -209,15 +210,14 @@ class WIDERFaceDataModule(LightningDataModule):
         Raises:
             RuntimeError: before ``setup("fit")``.
         """
-        if self._train is None:
-            raise RuntimeError('WIDERFaceDataModule has not read the training list yet: call setup("fit") first')
+        train = ready(self._train, self, "the training list", "fit")
         if not self.split_halves:
-            return self._training_loader(self._train)
-        weights, alphas = halves(self._train.rows, self.seed)
+            return self._training_loader(train)
+        weights, alphas = halves(train.rows, self.seed)
         return CombinedLoader(
             {
-                "weights": self._training_loader(self._train.part(weights)),
-                "alphas": self._training_loader(self._train.part(alphas), part=1),
+                "weights": self._training_loader(train.part(weights)),
+                "alphas": self._training_loader(train.part(alphas), part=1),
             },
             mode="min_size",
         )
@@ -258,8 +258,7 @@ class WIDERFaceDataModule(LightningDataModule):
             return {half: self.on_after_batch_transfer(part, dataloader_idx) for half, part in batch.items()}
         if "image" not in batch:
             return batch
-        image = batch["image"]
-        return batch | {"image": [_to_float(each) for each in image] if isinstance(image, list) else _to_float(image)}
+        return batch | {"image": to_float(batch["image"])}
 
     def summary(self) -> dict[str, float | str | list]:
         """Pictures and faces of each stage, those that training leaves out, and the files that were skipped."""
@@ -341,21 +340,16 @@ class WIDERFaceDataModule(LightningDataModule):
         return truth
 
     def _evaluated(self, stage: str) -> FaceTruth:
-        if stage not in self._truth:
-            needed = "fit" if stage == "val" else stage
-            raise RuntimeError(f'WIDERFaceDataModule has not read these pictures yet: call setup("{needed}") first')
-        return self._truth[stage]
+        return ready(self._truth.get(stage), self, "these pictures", stage)
 
     def _training_loader(self, views: FaceBoxViews, part: int = 0) -> ResumableLoader:
-        options = loader_options(self.batch_size, self.num_workers, self.seed)
-        options["persistent_workers"] = self.num_workers > 0
+        options = loader_options(self.batch_size, self.num_workers, self.seed, persistent=True)
         loader = ResumableLoader(views, sampler=EpochSampler(views, self.seed, part=part), **options)
         loader.trainer = self.trainer
         return loader
 
     def _evaluation_loader(self, truth: FaceTruth, folder: Path | None, persistent: bool = False) -> EvaluationLoader:
-        options = loader_options(self.eval_batch_size, self.num_workers, self.seed)
-        options["persistent_workers"] = persistent and self.num_workers > 0
+        options = loader_options(self.eval_batch_size, self.num_workers, self.seed, persistent)
         pictures = WholePictures(folder, truth)
         loader = EvaluationLoader(pictures, sampler=ShardSampler(pictures), **options)
         loader.in_step = True
@@ -404,7 +398,3 @@ def halves(rows: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], NDArr
     """
     order, size = permutation(len(rows), SPLIT, seed, 1), len(rows) // 2
     return rows[np.sort(order[:size])], rows[np.sort(order[size : 2 * size])]
-
-
-def _to_float(image: torch.Tensor) -> torch.Tensor:
-    return image.float() / 255 if image.dtype == torch.uint8 else image

@@ -1,8 +1,6 @@
 """The lists of WIDER FACE: which pictures there are and where their faces are."""
 
-import os
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path, PurePosixPath
@@ -11,8 +9,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_methods.functional.pictures import SUFFIXES
-from lit_methods.functional.suggestions import shorten
+from lit_methods.functional.pictures import SUFFIXES, require_files as require_files
 from lit_methods.functional.text_lines import TextLine, read_lines
 
 ATTRIBUTES = ("blur", "expression", "illumination", "invalid", "occlusion", "pose")
@@ -119,38 +116,6 @@ def read_face_list(path: Path) -> FaceList:
     return FaceList(path, files, np.cumsum(counts, dtype=np.int64), _rows(faces))
 
 
-def require_files(folder: Path, files: Sequence[str], source: str) -> None:
-    """Refuse a list with pictures that are not there; every folder is listed once, no file is opened.
-
-    Args:
-        folder: paths count from it.
-        files: the paths.
-        source: what names them, for the message.
-
-    Raises:
-        FileNotFoundError: some are missing; says how many, and the first.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     Path(folder, "1.jpg").touch()
-        ...     require_files(Path(folder), ["1.jpg"], "list.txt")
-    """
-    there: dict[str, set[str]] = {}
-    missing = []
-    for file in files:
-        event, _, name = file.rpartition("/")
-        if event not in there:
-            there[event] = _names_in(folder / event)
-        if name not in there[event]:
-            missing.append(file)
-    if missing:
-        raise FileNotFoundError(
-            f"{source} names {len(files)} pictures, of which {len(missing)} are not in {str(folder)!r}: "
-            f"{shorten(missing, 1)}. Unpack the pictures there, or take them off the list."
-        )
-
-
 def _take_apart(lines: list[TextLine], files: list[str], counts: list[int], faces: list[TextLine]) -> None:
     names: dict[str, int] = {}  # to the line
     place = 0
@@ -167,13 +132,6 @@ def _take_apart(lines: list[TextLine], files: list[str], counts: list[int], face
         counts.append(count)
         place += count
         place += count == 0 and place < len(lines) and _zeros(lines[place])
-
-
-def _names_in(folder: Path) -> set[str]:
-    try:
-        return set(os.listdir(folder))
-    except OSError:  # not there: neither are its pictures
-        return set()
 
 
 def _picture(line: TextLine, names: dict[str, int]) -> str:

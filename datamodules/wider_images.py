@@ -1,8 +1,6 @@
 """Pictures with faces as data sets: random views to train on, whole pictures to evaluate on."""
 
 import copy
-import os
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +13,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.classification import epochs_and_positions
 from datamodules.face_boxes_views import ViewOptions, augment, view_draws
-from datamodules.face_pictures import PictureFiles
-from datamodules.transforms import to_uint8
+from datamodules.listed_pictures import ListedPictures
+from datamodules.samplers import epochs_and_positions
+from datamodules.skipped_files import SkippedFiles
 from datamodules.wider_files import INVALID
 from datamodules.wider_truth import FaceTruth
 from lit_methods.functional.pictures import BadImageError, read_rgb
@@ -52,7 +50,7 @@ class RandomView:
         return augment(picture, boxes, self.options, view_draws(self.seed, epoch, row))
 
 
-class FaceBoxViews(Dataset[dict[str, Any]]):
+class FaceBoxViews(SkippedFiles, Dataset[dict[str, Any]]):
     """Pictures to train on, a random view of each in every epoch.
 
     Keys are ``(epoch, position)``, as :class:`~datamodules.samplers.EpochSampler` gives them; a plain position is one
@@ -82,13 +80,8 @@ class FaceBoxViews(Dataset[dict[str, Any]]):
         skip: bool = False,
         in_memory: bool = False,
     ) -> None:
-        self.folder, self.boxes, self.ends, self.rows = folder, boxes, ends, rows
-        # One array rather than many strings: workers would copy those, page by page, as they count references.
-        self.files = np.array([os.fsencode(file) for file in files], dtype=np.bytes_)
-        self.view, self.skip = view, skip
-        self.bad = torch.zeros(len(self.files), dtype=torch.bool)
-        if skip:
-            self.bad.share_memory_()  # workers mark here, the main process reads
+        super().__init__(folder, files, skip)
+        self.boxes, self.ends, self.rows, self.view = boxes, ends, rows, view
         self._kept: dict[int, Image.Image] | None = {} if in_memory else None
 
     def __len__(self) -> int:
@@ -103,14 +96,6 @@ class FaceBoxViews(Dataset[dict[str, Any]]):
         other = copy.copy(self)
         other.rows = rows
         return other
-
-    def path(self, row: int) -> Path:
-        """The file of a picture."""
-        return self.folder / os.fsdecode(self.files[row])
-
-    def bad_files(self) -> list[str]:
-        """Files that this process or its workers could not read so far."""
-        return [str(self.path(row)) for row in torch.nonzero(self.bad).flatten().tolist()]
 
     def boxes_of(self, row: int) -> Boxes:
         """The faces of a picture that are trained on, ``(n, 4)``."""
@@ -145,18 +130,14 @@ class FaceBoxViews(Dataset[dict[str, Any]]):
         try:
             picture = read_rgb(self.path(row))
         except BadImageError as error:
-            if not self.skip:
-                raise BadImageError(f'{error}. Replace the file, or set on_bad_image="skip".') from error
-            if not self.bad[row]:
-                self.bad[row] = True
-                warnings.warn(f"skipped: {error}", stacklevel=2)
+            self.leave_out(row, error)
             return None
         if self._kept is not None:
             self._kept[row] = picture
         return picture
 
 
-class WholePictures(Dataset[dict[str, Any]]):
+class WholePictures(ListedPictures):
     """Pictures as they are, with all of their faces, to evaluate on.
 
     A batch has ``image``, a list of (3, H, W) uint8 of different sizes, ``boxes``, a list of (n, 4) float32, xyxy in
@@ -174,32 +155,19 @@ class WholePictures(Dataset[dict[str, Any]]):
     """
 
     def __init__(self, folder: Path | None, truth: FaceTruth) -> None:
+        super().__init__(folder, truth)
         self.truth = truth
-        self._pictures = None if folder is None else PictureFiles(folder, truth.files)
 
-    def __len__(self) -> int:
-        return len(self.truth)
-
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        """One picture, as :meth:`__getitems__` without the first dimension."""
-        return {name: part[0] for name, part in self.__getitems__([number]).items()}
-
-    def __getitems__(self, numbers: Sequence[int]) -> dict[str, Any]:
-        """The batch of these numbers.
-
-        Raises:
-            BadImageError: a picture cannot be read; names it.
-        """
+    def known(self, numbers: Sequence[int]) -> dict[str, list[Any]]:
+        """``boxes``, ``attributes`` and the levels."""
         truth = self.truth
-        batch: dict[str, Any] = {}
-        if self._pictures is not None:
-            batch["image"] = [to_uint8(self._pictures.read(number)) for number in numbers]
-        batch["boxes"] = [torch.from_numpy(xyxy(truth.boxes[number])) for number in numbers]
-        batch["attributes"] = [torch.tensor(truth.attributes[number]) for number in numbers]
+        found: dict[str, list[Any]] = {
+            "boxes": [torch.from_numpy(xyxy(truth.boxes[number])) for number in numbers],
+            "attributes": [torch.tensor(truth.attributes[number]) for number in numbers],
+        }
         for level, masks in truth.keep.items():
-            batch[f"keep_{level}"] = [torch.tensor(masks[number]) for number in numbers]
-        batch["name"] = [truth.names[number] for number in numbers]
-        return batch | {"index": torch.tensor(list(numbers), dtype=torch.int64)}
+            found[f"keep_{level}"] = [torch.tensor(masks[number]) for number in numbers]
+        return found
 
 
 def xyxy(boxes: NDArray[Any]) -> Boxes:

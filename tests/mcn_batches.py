@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor
 
 from lit_methods import MCN
-from tests.module_fits import loader  # noqa: F401 - goes with the batches
+from tests.module_fits import loader
 
 SIDE = 64
 WORDS = ["blue", "left", "red", "square", "the"]
@@ -86,3 +87,19 @@ def nothing() -> dict[str, Any]:
     """What a process gets for which no sentence is left."""
     batch = asked(pictures=1)
     return {name: value[:0] for name, value in batch.items()}
+
+
+def fit(trainer: Trainer, module: MCN, *batches: dict[str, Any], **more: Any) -> MCN:
+    """The module, trained on these batches or on two others."""
+    trainer.fit(module, loader(*(batches or (views(0), views(1)))), **more)
+    return module
+
+
+def settled(**arguments: Any) -> MCN:
+    """A module whose batch norms have seen pictures, so that its answers differ."""
+    module = mcn(**arguments)
+    with torch.no_grad():
+        for seed in range(3):
+            batch = views(seed)
+            module(batch["image"], batch["tokens"])
+    return module.eval()

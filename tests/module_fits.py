@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -23,3 +24,37 @@ def gradients(module: LightningModule, batch: dict[str, Any]) -> tuple[dict[str,
     losses = module.losses(batch)
     losses["loss"].backward()
     return losses, {name: x.grad for name, x in module.named_parameters() if x.grad is not None}
+
+
+class Noting(LightningModule):
+    """One weight, and a note of each batch; subclasses say of what.
+
+    Args:
+        fail_at: step in which there is an error instead.
+    """
+
+    def __init__(self, fail_at: int | None = None) -> None:
+        super().__init__()
+        self.weight, self.fail_at = torch.nn.Parameter(torch.zeros(())), fail_at
+
+    def note_training(self, batch: dict[str, Any], batch_idx: int) -> Tensor | float:
+        """Note a training batch; gives a number, the weight's gradient."""
+        raise NotImplementedError
+
+    def note_evaluation(self, batch: dict[str, Any]) -> None:
+        """Note a batch of an evaluation."""
+        raise NotImplementedError
+
+    def training_step(self, batch, batch_idx):
+        if self.global_step == self.fail_at:
+            raise RuntimeError("out of memory")
+        return self.weight * self.note_training(batch, batch_idx)
+
+    def validation_step(self, batch, batch_idx):
+        self.note_evaluation(batch)
+
+    def test_step(self, batch, batch_idx):
+        self.note_evaluation(batch)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)

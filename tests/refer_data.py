@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from PIL import Image
 
 from datamodules import RefCOCODataModule
+from tests.loading import set_up
+from tests.module_fits import Noting
 
 SMALL = {"size": 64, "max_words": 4, "batch_size": 2, "eval_batch_size": 2, "num_workers": 0}
 PICTURES = {1: (64, 48), 2: (48, 64), 3: (64, 48), 4: (32, 32), 11: (64, 48), 12: (64, 48), 21: (96, 64), 22: (64, 48)}
@@ -81,33 +82,21 @@ def write_refer(root: Path, refs: list[dict[str, Any]] = REFS, dataset: str = "r
 
 def ready(root: Path, *stages: str, **options: Any) -> RefCOCODataModule:
     """Its data module, set up for these stages, or to fit."""
-    data = RefCOCODataModule(str(root), **SMALL | options)
-    for stage in stages or ("fit",):
-        data.setup(stage)
-    return data
+    return set_up(RefCOCODataModule(str(root), **SMALL | options), *stages)
 
 
-class Seen(LightningModule):
+class Seen(Noting):
     """Remembers what it was trained on and what it was shown."""
 
     def __init__(self, fail_at: int | None = None) -> None:
-        super().__init__()
-        self.weight, self.fail_at = torch.nn.Parameter(torch.zeros(())), fail_at
+        super().__init__(fail_at)
         self.batches: list[Any] = []
         self.shown: list[int] = []
 
-    def training_step(self, batch, batch_idx):
-        if self.global_step == self.fail_at:
-            raise RuntimeError("out of memory")
+    def note_training(self, batch, batch_idx):
         assert batch["image"].dtype == torch.float32
         self.batches.append((self.current_epoch, batch_idx, batch["index"].tolist(), batch["tokens"].tolist()))
-        return self.weight * batch["image"].mean()
+        return batch["image"].mean()
 
-    def validation_step(self, batch, batch_idx):
+    def note_evaluation(self, batch):
         self.shown += batch["index"].tolist()
-
-    def test_step(self, batch, batch_idx):
-        self.shown += batch["index"].tolist()
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)

@@ -47,3 +47,10 @@ def sequences(*lengths: int, size: tuple[int, int] = (60, 80)) -> dict[str, Any]
         "polygons": [None] * len(lengths),
         "index": torch.arange(len(lengths)),
     }
+
+
+def some_boxes(count: int = 40, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Of all sizes and places in a crop of 255."""
+    drawn = torch.rand(count, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    center, size = 60 + 135 * drawn[:, :2], 6 + 120 * drawn[:, 2:]
+    return torch.cat([center - size / 2, center + size / 2], 1).to(dtype)

@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 
 from datamodules import WIDERFaceDataModule
+from tests.loading import set_up
+from tests.module_fits import Noting
 from tests.wider_data import write_split
 
 SMALL = {"batch_size": 2, "image_size": 32, "val_images": 2, "num_workers": 0}
@@ -29,33 +30,22 @@ def write_plain(folder: Path) -> Path:
 
 def ready(root: Path, *stages: str, **options: Any) -> WIDERFaceDataModule:
     """Its data module, set up for these stages, or to fit."""
-    data = WIDERFaceDataModule(str(root), **SMALL | options)
-    for stage in stages or ("fit",):
-        data.setup(stage)
-    return data
+    return set_up(WIDERFaceDataModule(str(root), **SMALL | options), *stages)
 
 
-class Seen(LightningModule):
+class Seen(Noting):
     """Remembers the pictures that it was trained on and those that it was shown."""
 
-    def __init__(self, fail_at=None):
-        super().__init__()
-        self.weight, self.fail_at = torch.nn.Parameter(torch.zeros(())), fail_at
-        self.batches, self.names = [], []
+    def __init__(self, fail_at: int | None = None) -> None:
+        super().__init__(fail_at)
+        self.batches: list[Any] = []
+        self.names: list[str] = []
 
-    def training_step(self, batch, batch_idx):
-        if self.global_step == self.fail_at:
-            raise RuntimeError("out of memory")
+    def note_training(self, batch, batch_idx):
         parts = [batch] if "index" in batch else list(batch.values())
         self.batches.append((self.current_epoch, batch_idx, [part["index"].tolist() for part in parts]))
-        return self.weight * sum(part["image"].mean() for part in parts)
+        return sum(part["image"].mean() for part in parts)
 
-    def validation_step(self, batch, batch_idx):
-        self.names += batch["name"]
-
-    def test_step(self, batch, batch_idx):
+    def note_evaluation(self, batch):
         assert all(image.dtype == torch.float32 for image in batch["image"])
         self.names += batch["name"]
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)

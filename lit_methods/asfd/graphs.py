@@ -14,6 +14,7 @@ from lit_methods.asfd.anchors import STRIDES, decode, make_anchors
 from lit_methods.asfd.detection import SMALLEST_SIDE, size_fault
 from lit_methods.asfd.losses import face_probability
 from lit_methods.contract import ExportGraph
+from lit_methods.functional.options import CommandOptions
 
 NOWHERE = (-(2.0**17), -(2.0**17), 64 - 2.0**17, 64 - 2.0**17)
 EXAMPLE = (192, 160)  # height and width that a graph for all sizes is traced at
@@ -192,7 +193,7 @@ def faces_in_order(expected: Sequence[Tensor], got: Sequence[Tensor]) -> list[Te
     return [rows[torch.from_numpy(order)], *rest]
 
 
-class OwnGraphs:
+class OwnGraphs(CommandOptions):
     """Mixin: ``export`` of a detector, of pictures of any size or with ``--image_size HEIGHT WIDTH`` of one.
 
     The class that takes it has ``normalize``, ``model``, and the hyperparameters ``cls_mode``, ``scale`` and those of
@@ -202,9 +203,7 @@ class OwnGraphs:
     @classmethod
     def add_cli_arguments(cls, parser: Any, entry: str) -> None:
         """``--image_size`` of ``export``, beside the options of other mixins."""
-        inherited = getattr(super(), "add_cli_arguments", None)
-        if inherited is not None:
-            inherited(parser, entry)
+        super().add_cli_arguments(parser, entry)
         if entry == "export":
             helps = "height and width of the pictures; by default any from 128 on"
             parser.add_argument("--image_size", type=int, nargs=2, default=None, help=helps)

@@ -12,9 +12,10 @@ from torch import Tensor
 from lit_methods.asfd.face_record import FaceRecord
 from lit_methods.asfd.own_files import FileBatches, OwnFile, own_files
 from lit_methods.functional.box_drawing import draw_detections
+from lit_methods.functional.options import CommandOptions
 
 
-class OwnPictures:
+class OwnPictures(CommandOptions):
     """Mixin: ``predict`` finds the faces in pictures, folders of them, films and GIFs.
 
     ``predict_step`` gives for each picture a dict: ``face_boxes`` (k, 4) float32 xyxy in pixels, ``scores`` (k,), best
@@ -36,9 +37,7 @@ class OwnPictures:
     @classmethod
     def add_cli_arguments(cls, parser: Any, entry: str) -> None:
         """The options of ``predict``, beside those of other mixins."""
-        inherited = getattr(super(), "add_cli_arguments", None)
-        if inherited is not None:
-            inherited(parser, entry)
+        super().add_cli_arguments(parser, entry)
         if entry == "predict":
             parser.add_argument("--min_score", type=float, default=0.5, help="faces from this score on are shown")
             parser.add_argument(

@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor
 from torchvision.ops import box_convert
 
+from lit_methods.functional.options import CommandOptions
 from lit_methods.functional.wider_files import read_prediction_folder
 
 
-class OwnPredictions:
+class OwnPredictions(CommandOptions):
     """Mixin: ``test --predictions DIR`` takes the boxes from the files of a detector instead of looking for faces.
 
     ``DIR`` has ``<event>/<image>.txt`` for each test image, as WIDER FACE's evaluation tool reads them, see
@@ -28,9 +29,7 @@ class OwnPredictions:
     @classmethod
     def add_cli_arguments(cls, parser: Any, entry: str) -> None:
         """``--predictions`` of ``test``, beside the options of other mixins."""
-        inherited = getattr(super(), "add_cli_arguments", None)
-        if inherited is not None:
-            inherited(parser, entry)
+        super().add_cli_arguments(parser, entry)
         if entry == "test":
             helps = "folder with a detector's files, whose boxes are scored instead of looking for faces"
             parser.add_argument("--predictions", type=str | None, default=None, help=helps)

@@ -2,10 +2,13 @@
 
 import os
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from lit_methods.functional.suggestions import shorten
 
 # what Pillow raises for a file that is missing, no picture, cut off or far too large
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
@@ -107,3 +110,42 @@ def list_images(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.name.lower().endswith(SUFFIXES) and entry.name[0] != "."]
     return sorted(names)
+
+
+def require_files(folder: Path, files: Sequence[str], source: str) -> None:
+    """Refuse a list with pictures that are not there; every folder is listed once, no file is opened.
+
+    Args:
+        folder: paths count from it.
+        files: the paths.
+        source: what names them, for the message.
+
+    Raises:
+        FileNotFoundError: some are missing; says how many, and the first.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Path(folder, "1.jpg").touch()
+        ...     require_files(Path(folder), ["1.jpg"], "list.txt")
+    """
+    there: dict[str, set[str]] = {}
+    missing = []
+    for file in files:
+        event, _, name = file.rpartition("/")
+        if event not in there:
+            there[event] = _names_in(folder / event)
+        if name not in there[event]:
+            missing.append(file)
+    if missing:
+        raise FileNotFoundError(
+            f"{source} names {len(files)} pictures, of which {len(missing)} are not in {str(folder)!r}: "
+            f"{shorten(missing, 1)}. Unpack the pictures there, or take them off the list."
+        )
+
+
+def _names_in(folder: Path) -> set[str]:
+    try:
+        return set(os.listdir(folder))
+    except OSError:  # not there: neither are its pictures
+        return set()

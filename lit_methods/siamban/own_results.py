@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from lit_methods.functional.options import CommandOptions
 from lit_methods.siamban.evaluation import RESETS
 from lit_methods.siamban.results import read_results, tracker_folder
 from lit_methods.siamban.runs import Track
 
 
-class OwnResults:
+class OwnResults(CommandOptions):
     """Mixin: ``test --results DIR`` takes the boxes from the files of a tracker instead of tracking.
 
     ``DIR`` has ``<video>.txt`` with lines x,y,w,h for each test video, or of VOT ``baseline/<video>/<video>_001.txt``,
@@ -28,9 +29,7 @@ class OwnResults:
     @classmethod
     def add_cli_arguments(cls, parser: Any, entry: str) -> None:
         """``--results`` of ``test``, beside the options of other mixins."""
-        inherited = getattr(super(), "add_cli_arguments", None)
-        if inherited is not None:
-            inherited(parser, entry)
+        super().add_cli_arguments(parser, entry)
         if entry == "test":
             helps = "folder with a tracker's files, whose boxes are scored instead of tracking"
             parser.add_argument("--results", type=str | None, default=None, help=helps)

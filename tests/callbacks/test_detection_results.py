@@ -1,6 +1,5 @@
 """DetectionResults: what is in its files, tables and curves, whatever process the pictures came to."""
 
-import csv
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,10 +10,10 @@ from torch.testing import assert_close
 from callbacks import DetectionResults, detection_results
 from callbacks.detection_figures import false_positive_figure, precision_recall_figure
 from callbacks.detection_results import ImageRow, event_rows, height_rows
-from callbacks.report import RunReport
 from datamodules import FDDBDataModule
 from lit_methods.asfd.evaluation import DetectionFigures
 from lit_methods.functional.wider_files import prediction_path, read_predictions
+from tests.callbacks.reported import drawn_figures, run_hooks, table
 from tests.datamodules.test_fddb_folds import NAMES, write_fddb
 
 
@@ -99,15 +98,7 @@ def module_of(**more):
 
 
 def run_test(trainer, module, batches, callback=None):
-    """The hooks of a test, as the Trainer calls them."""
-    callback = callback or DetectionResults()
-    callback.on_test_start(trainer, module)
-    for number, (batch, found) in enumerate(batches):
-        module.figures["test"].update(batch, found)
-        callback.on_test_batch_end(trainer, module, {"detections": found}, batch, number)
-    callback.on_test_epoch_end(trainer, module)
-    callback.on_test_end(trainer, module)
-    return callback
+    return run_hooks(callback or DetectionResults(), trainer, module, batches, "detections")
 
 
 @pytest.fixture
@@ -118,16 +109,7 @@ def trainer(quick_trainer):
 @pytest.fixture
 def figures(trainer, monkeypatch):
     """What is drawn, under its key; the quick trainer draws nothing."""
-    drawn = {}
-    for draw in (precision_recall_figure, false_positive_figure):
-        monkeypatch.setattr(detection_results, draw.__name__, draw)
-    monkeypatch.setattr(RunReport, "figure", lambda self, trainer, key, figure: drawn.update({key: figure}))
-    return drawn
-
-
-def table(folder, name):
-    with (folder / "tables" / f"test_{name}.csv").open() as file:
-        return list(csv.DictReader(file))
+    return drawn_figures(monkeypatch, detection_results, precision_recall_figure, false_positive_figure)
 
 
 def test_files_are_official_ones_and_tables_of_all_pictures(trainer, tmp_path):

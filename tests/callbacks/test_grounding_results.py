@@ -1,7 +1,5 @@
 """GroundingResults: the tables of a test, and which sentences are in the viewer, whatever process they came to."""
 
-import csv
-
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -9,6 +7,7 @@ from torch.utils.data import DataLoader
 from callbacks import GroundingResults, GroundingVisualizer, RunReport
 from callbacks.grounding_results import SentenceRow
 from tests.callbacks.grounding_stub import SIDE, Answers, batch_of
+from tests.callbacks.reported import table
 from tests.forked import answers_of
 
 # box and mask IoU by index; the odd ones disagree
@@ -41,11 +40,6 @@ def run_test(trainer, batches, callback=None):
     callback.on_test_epoch_end(trainer, module)
     callback.on_test_end(trainer, module)
     return callback
-
-
-def table(folder, name):
-    with (folder / "tables" / f"test_{name}.csv").open() as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture

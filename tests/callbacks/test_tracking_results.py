@@ -1,6 +1,5 @@
 """TrackingResults: what is in its tables, files and curves, whatever order the videos came in."""
 
-import csv
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,12 +8,12 @@ import torch
 from torch.testing import assert_close
 
 from callbacks import TrackingResults, tracking_results
-from callbacks.report import RunReport
 from callbacks.tracking_figures import expected_overlap_figure, ope_figure
 from lit_methods.functional.ope import ope_curves, summarize
 from lit_methods.siamban.evaluation import TrackingFigures
 from lit_methods.siamban.results import read_boxes, read_vot_run
 from lit_methods.siamban.runs import Track
+from tests.callbacks.reported import drawn_figures, run_hooks, table
 
 ATTRIBUTES = (("Fast Motion",), ("Rotation", "Fast Motion"), ())
 
@@ -44,14 +43,7 @@ def batch_of(indices, found):
 
 
 def run_test(trainer, module, batches, callback=None):
-    """The hooks of a test, as the Trainer calls them."""
-    callback = callback or TrackingResults()
-    callback.on_test_start(trainer, module)
-    for number, (batch, tracks) in enumerate(batches):
-        module.figures["test"].update(batch, tracks)
-        callback.on_test_batch_end(trainer, module, {"tracks": tracks}, batch, number)
-    callback.on_test_epoch_end(trainer, module)
-    callback.on_test_end(trainer, module)
+    run_hooks(callback or TrackingResults(), trainer, module, batches, "tracks")
 
 
 @pytest.fixture
@@ -65,16 +57,7 @@ def trainer(quick_trainer):
 @pytest.fixture
 def figures(trainer, monkeypatch):
     """What is drawn, under its key; the quick trainer draws nothing."""
-    drawn = {}
-    for draw in (ope_figure, expected_overlap_figure):
-        monkeypatch.setattr(tracking_results, draw.__name__, draw)
-    monkeypatch.setattr(RunReport, "figure", lambda self, trainer, key, figure: drawn.update({key: figure}))
-    return drawn
-
-
-def table(folder, name):
-    with (folder / "tables" / f"test_{name}.csv").open() as file:
-        return list(csv.DictReader(file))
+    return drawn_figures(monkeypatch, tracking_results, ope_figure, expected_overlap_figure)
 
 
 def numbers(row):

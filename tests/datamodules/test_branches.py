@@ -16,6 +16,7 @@ from datamodules.branches import (
 )
 from datamodules.positive_pairs import PositivePairDataset
 from tests.every_batch import SaveAfterEveryBatch
+from tests.loading import flat
 
 COUNTS = [4, 2, 9, 1, 3, 5, 2]
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(7), COUNTS))  # 26 pictures
@@ -222,14 +223,6 @@ def keys_as_pictures(rows, epochs, numbers):
 
 def batches(world=1, rank=0, b=3, pairs=True, seed=0, branches=None):
     return BranchBatches(keys_as_pictures, branches or copies()[1], b, pairs, seed, world, rank)
-
-
-def flat(batch):
-    return {
-        f"{name}/{key}": torch.stack(value) if key == "pair" else value
-        for name, branch in batch.items()
-        for key, value in branch.items()
-    }
 
 
 def same(one, other):

@@ -14,6 +14,7 @@ from datamodules.cifar import read_cifar
 from datamodules.draws import AUGMENT, uniforms
 from datamodules.transforms import crop_and_flip, resize_batch
 from lit_methods.classification import Normalize
+from tests.datamodules.each_rank import KeepOfEachRank
 from tests.loading import batches, by_index
 
 pytestmark = pytest.mark.filterwarnings("ignore:Not the official", "ignore:.*`LightningDataModule`")
@@ -396,18 +397,13 @@ class SearchTogether(Search):
         return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
 
 
-class KeepOfEachRank(Save):
-    def on_train_end(self, trainer, pl_module):
-        kept = {"weight": pl_module.layer.weight.detach(), "seen": pl_module.seen}
-        torch.save(kept, self.folder / f"rank{trainer.global_rank}.pt")
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_two_processes_share_the_halves_and_resume(make_trainer, cifar10_root, tmp_path):
     def run(at=(), **kwargs):
         data = CIFARDataModule("cifar10", str(cifar10_root), 8, image_size=8, split_halves=True)
-        options = {"max_epochs": 2, "devices": 2, "strategy": "ddp_fork", "callbacks": [KeepOfEachRank(tmp_path, at)]}
+        keep = [Save(tmp_path, at), KeepOfEachRank(tmp_path)]
+        options = {"max_epochs": 2, "devices": 2, "strategy": "ddp_fork", "callbacks": keep}
         make_trainer(**options).fit(SearchTogether(), data, **kwargs)
         return [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
 

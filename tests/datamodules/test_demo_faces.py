@@ -2,7 +2,6 @@
 
 import csv
 import re
-import threading
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +12,7 @@ from datamodules.demo import faces, write_faces
 from datamodules.demo.face_drawing import Light, Pose, draw_face
 from datamodules.demo.face_identity import RANGES, face_identity
 from datamodules.demo.faces import EASY_YAW, HARD_YAW, NAMES, SPLITS, picture_of
+from tests.datamodules.two_writers import in_step, twice_at_once
 
 SMALL = {"train_ids": 3, "val_ids": 2, "test_ids": 4, "easy": 3, "hard": 4, "probes": 2, "folds": 2, "size": 32}
 LISTS = [
@@ -225,19 +225,9 @@ def test_the_very_same_set_is_left_as_it_is(root, monkeypatch):
 
 
 def test_of_two_writers_at_the_same_time_one_wins(tmp_path, monkeypatch):
-    both, write = threading.Barrier(2), faces._write
-
-    def together(*args):
-        write(*args)
-        both.wait(60)  # both drafts are complete before either is renamed
-
-    monkeypatch.setattr(faces, "_write", together)
+    in_step(monkeypatch, faces)
     few = SMALL | {"train_ids": 1, "val_ids": 0, "test_ids": 0, "easy": 1, "hard": 0}
-    writers = [threading.Thread(target=write_faces, args=(tmp_path / "faces",), kwargs=few) for _ in range(2)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
+    twice_at_once(write_faces, tmp_path / "faces", **few)
     assert len([name for name in content(tmp_path) if name.endswith(".jpg")]) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["faces"]
 

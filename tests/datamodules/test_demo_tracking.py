@@ -1,7 +1,6 @@
 """Drawn videos: LaSOT's layout, the same files every time, and boxes that are true."""
 
 import re
-import threading
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +11,7 @@ from datamodules.demo import tracking, write_tracking
 from datamodules.demo.tracking import attributes
 from datamodules.demo.tracking_clips import tracking_clip
 from datamodules.demo.tracking_drawing import HELD_OUT, PATTERNS, PHOTOGRAPHS, SHAPES, Shot, draw_thing, photograph_part
+from tests.datamodules.two_writers import in_step, twice_at_once
 
 TINY = {"train": 2, "test": 1, "frames": 3, "size": (48, 64)}
 SIZE, SPEED, FRAMES = (120, 160), 3.0, 40
@@ -257,19 +257,9 @@ def test_the_very_same_set_is_left_as_it_is(root, monkeypatch):
 
 
 def test_of_two_writers_at_the_same_time_one_wins(tmp_path, monkeypatch):
-    both, write = threading.Barrier(2), tracking._write
-
-    def together(*args):
-        write(*args)
-        both.wait(60)  # both drafts are complete before either is renamed
-
-    monkeypatch.setattr(tracking, "_write", together)
+    in_step(monkeypatch, tracking)
     few = TINY | {"train": 1, "frames": 1}
-    writers = [threading.Thread(target=write_tracking, args=(tmp_path / "lasot",), kwargs=few) for _ in range(2)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
+    twice_at_once(write_tracking, tmp_path / "lasot", **few)
     assert len([name for name in content(tmp_path) if name.endswith(".jpg")]) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["lasot"]
 

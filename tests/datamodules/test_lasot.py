@@ -3,7 +3,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule
 from PIL import Image
 
 from datamodules import LaSOTDataModule, TrackingBenchmarkDataModule
@@ -19,6 +18,7 @@ from datamodules.lasot_files import (
 )
 from datamodules.lasot_split import TEST_VIDEOS
 from datamodules.tracking_sequences import NumberedFrames
+from tests.module_fits import Noting
 
 
 def add(root, name, count=3, images=None, box="1,2,3,4", nested=True):
@@ -268,28 +268,19 @@ def test_arguments_out_of_range_are_named(arguments, fault):
         small("nowhere", **arguments)
 
 
-class Seen(LightningModule):
+class Seen(Noting):
     """Remembers the boxes that it was trained on and the videos that it was shown."""
 
     def __init__(self, fail_at=None):
-        super().__init__()
-        self.weight, self.fail_at = torch.nn.Parameter(torch.zeros(())), fail_at
+        super().__init__(fail_at)
         self.boxes, self.videos = [], []
 
-    def training_step(self, batch, batch_idx):
-        if self.global_step == self.fail_at:
-            raise RuntimeError("out of memory")
+    def note_training(self, batch, batch_idx):
         self.boxes.append((self.current_epoch, batch_idx, batch["box"].clone()))
-        return self.weight * batch["box"].mean()
+        return batch["box"].mean()
 
-    def validation_step(self, batch, batch_idx):
+    def note_evaluation(self, batch):
         self.videos += batch["name"]
-
-    def test_step(self, batch, batch_idx):
-        self.videos += batch["name"]
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
 def test_training_pairs_are_batches_of_the_sizes_asked_for(drawn):

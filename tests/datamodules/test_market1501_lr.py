@@ -13,19 +13,11 @@ from datamodules import DukeMTMCDataModule, Market1501DataModule
 from datamodules.low_resolution import low_resolution
 from lit_methods import SourceReID
 from lit_methods.metrics.reid import ReIDRanking
-from tests.loading import batches
+from tests.loading import batches, flat
 from tests.reid_data import SMALL, kinds, ready
 
 LOW = {"lr_query": True}
 BRANCHES = {"train_on": "branches", "b": 4}
-
-
-def flat(batch):
-    return {
-        f"{name}/{key}": torch.stack(value) if key == "pair" else value
-        for name, branch in batch.items()
-        for key, value in branch.items()
-    }
 
 
 def equal(one, other):

@@ -10,6 +10,7 @@ from PIL import Image
 from datamodules.demo import people, write_duke_mtmc, write_market1501
 from datamodules.demo.people import DEMOS, Demo, person, write_once
 from datamodules.reid_files import DUKE, FOLDERS, GALLERY, MARKET, QUERY, TRAIN, EvaluationFiles, has_match, read_folder
+from tests.datamodules.two_writers import twice_at_once
 
 SMALL = {"train_ids": 3, "test_ids": 2}
 
@@ -103,12 +104,7 @@ def test_of_two_writers_at_the_same_time_one_wins(tmp_path):
         both.wait()  # both drafts are complete before either is renamed
         return root
 
-    demo = Demo(write, 1, 1)
-    writers = [threading.Thread(target=write_once, args=(tmp_path / "data" / "people", demo)) for _ in range(2)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
+    twice_at_once(write_once, tmp_path / "data" / "people", Demo(write, 1, 1))
     assert list(content(tmp_path)) == [f"data/people/{TRAIN}/0001_c1s1_000001_01.jpg"]
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["people"]  # no drafts are left
 

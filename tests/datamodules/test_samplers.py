@@ -5,6 +5,7 @@ from torch import nn
 
 from datamodules import CIFARDataModule
 from datamodules.samplers import EpochSampler, ResumableLoader, ShardSampler, refuse_replaced_samplers
+from tests.datamodules.each_rank import KeepOfEachRank
 
 EPOCHS, BATCHES = 3, 6  # 180 of the 200 demo images in batches of 32: the last of an epoch has 20
 
@@ -234,17 +235,14 @@ def test_replaced_samplers_are_refused(make_trainer):
         data.setup("fit")
 
 
-class KeepOfEachRank(Callback):
+class SaveAtSteps(KeepOfEachRank):
     def __init__(self, folder, steps=()):
-        self.folder, self.steps = folder, steps
+        super().__init__(folder)
+        self.steps = steps
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         if trainer.global_step in self.steps:
             trainer.save_checkpoint(self.folder / f"{trainer.global_step}.ckpt")
-
-    def on_train_end(self, trainer, pl_module):
-        kept = {"weight": pl_module.layer.weight.detach(), "seen": pl_module.seen}
-        torch.save(kept, self.folder / f"rank{trainer.global_rank}.pt")
 
 
 @pytest.mark.slow
@@ -252,7 +250,7 @@ class KeepOfEachRank(Callback):
 def test_two_processes_share_the_epoch_and_resume(make_trainer, cifar10_root, tmp_path):
     def run(steps=(), **kwargs):
         data = CIFARDataModule("cifar10", str(cifar10_root), batch_size=16)
-        keep = KeepOfEachRank(tmp_path, steps)
+        keep = SaveAtSteps(tmp_path, steps)
         make_trainer(max_epochs=2, devices=2, strategy="ddp_fork", callbacks=[keep]).fit(Linear(), data, **kwargs)
         return [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
 

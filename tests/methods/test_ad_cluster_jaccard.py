@@ -1,6 +1,5 @@
 """k-reciprocal Jaccard distance, re-ranking and source term against vectors of public code and a plain loop."""
 
-import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -14,6 +13,7 @@ from lit_methods.ad_cluster.jaccard import (
 )
 from lit_methods.ad_cluster.neighbours import nearest
 from tests.jaccard_reference import people, plain_jaccard, plain_rerank
+from tests.vector_files import tensors
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
 BOTH = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -22,8 +22,7 @@ NAN = float("nan")
 
 
 def load(vectors, name):
-    with np.load(vectors / "ad_cluster" / f"{name}.npz", allow_pickle=False) as file:
-        return {key: torch.from_numpy(file[key]) for key in file.files}
+    return tensors(vectors / "ad_cluster" / f"{name}.npz")
 
 
 def crowd(count=90, size=8, dtype=torch.float64, **how):

@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -14,11 +13,11 @@ from lit_methods.ad_cluster.losses import (
     diversity_loss,
     diversity_weight,
 )
+from tests.vector_files import tensors
 
 
 def load(vectors, name):
-    with np.load(vectors / "ad_cluster" / f"{name}.npz", allow_pickle=False) as file:
-        return {key: torch.from_numpy(np.asarray(file[key])) for key in file.files}
+    return tensors(vectors / "ad_cluster" / f"{name}.npz")
 
 
 def plain_distances(feats, labels, others, other_labels):

@@ -7,14 +7,14 @@ from torch.testing import assert_close
 
 from lit_methods.asfd.functional import box_voting, keep_detections
 from lit_methods.functional.boxes import pairwise_iou
+from tests.vector_files import tensors
 
 TOLERANCES = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
 
 
 @pytest.fixture
 def known(vectors):
-    with np.load(vectors / "asfd" / "nms_vote.npz", allow_pickle=False) as file:
-        return {key: torch.from_numpy(file[key]) for key in file.files}
+    return tensors(vectors / "asfd" / "nms_vote.npz")
 
 
 def crowd(count, seed=0):

@@ -16,17 +16,14 @@ from lit_methods.asfd.functional import (
     mine_negatives,
 )
 from lit_methods.functional.boxes import pairwise_iou
+from tests.vector_files import tensors
 
 TOLERANCES = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
 
 
 @pytest.fixture
 def load(vectors):
-    def read(name):
-        with np.load(vectors / "asfd" / f"{name}.npz", allow_pickle=False) as file:
-            return {key: torch.from_numpy(file[key]) for key in file.files}
-
-    return read
+    return lambda name: tensors(vectors / "asfd" / f"{name}.npz")
 
 
 def near(found, expected, tolerance):

@@ -20,6 +20,7 @@ from lit_methods.asfd.functional import (
     match_batch,
     mine_negatives,
 )
+from tests.vector_files import tensors
 
 TOLERANCES = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
 KINDS = pytest.mark.parametrize("kind", ["diou", "iou", "giou", "ciou"])
@@ -28,8 +29,7 @@ COSINE = {"mode": "cosine"}
 
 @pytest.fixture
 def known(vectors):
-    with np.load(vectors / "asfd" / "detector.npz", allow_pickle=False) as file:
-        return {key: torch.from_numpy(file[key]) for key in file.files}
+    return tensors(vectors / "asfd" / "detector.npz")
 
 
 def near(found, expected, tolerance):

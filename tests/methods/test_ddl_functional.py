@@ -1,6 +1,5 @@
 """DDL's similarities, histograms and losses against the reference vectors and plain loops."""
 
-import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -8,6 +7,7 @@ from torch.testing import assert_close
 from lit_methods.ddl.functional import ddl_loss, hardest_negative_similarity, pair_similarity, soft_histogram
 from lit_methods.ddl.histogram import histograms
 from tests.ddl_reference import plain_hardest, plain_loss
+from tests.vector_files import tensors
 
 OFFICIAL = {"negatives": "official", "positive_threshold": 0.0}
 DTYPES = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
@@ -16,8 +16,7 @@ MODES = pytest.mark.parametrize("options", [{}, OFFICIAL], ids=["paper", "offici
 
 
 def load(vectors, name):
-    with np.load(vectors / "ddl" / f"{name}.npz", allow_pickle=False) as file:
-        return {key: torch.from_numpy(np.asarray(file[key])) for key in file.files}
+    return tensors(vectors / "ddl" / f"{name}.npz")
 
 
 def branches(known, dtype=torch.float64):

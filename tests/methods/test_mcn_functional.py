@@ -13,13 +13,13 @@ from lit_methods.mcn.functional import (
     consistency_energy_loss,
     spatial_attention,
 )
+from tests.vector_files import tensors
 
 INPUTS = ("f_s", "f_c", "w_s", "b_s", "w_c", "b_c")
 
 
 def known(folder, name, dtype=torch.float32):
-    with np.load(folder / "mcn" / f"{name}.npz", allow_pickle=False) as file:
-        found = {key: torch.from_numpy(file[key]) for key in file.files}
+    found = tensors(folder / "mcn" / f"{name}.npz")
     return {k: v.to(dtype) if v.is_floating_point() and not k.endswith("64") else v for k, v in found.items()}
 
 

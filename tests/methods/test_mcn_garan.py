@@ -2,13 +2,13 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
 from lit_methods.mcn.model import GARAN
+from tests.vector_files import tensors
 
 LAYERS = ("key_collect", "value", "key_diffuse", "query")
 
@@ -40,8 +40,7 @@ def plain(garan, v, q):
 
 
 def test_garan_gives_the_official_codes_figures(vectors):
-    with np.load(vectors / "mcn" / "garan.npz", allow_pickle=False) as file:
-        data = {key: torch.from_numpy(file[key]) for key in file.files}
+    data = tensors(vectors / "mcn" / "garan.npz")
     garan = GARAN(16, 24, num_heads=2).eval()
     state = {f"{layer}.{kind}": data[f"{kind[0]}_{layer}"] for layer in LAYERS for kind in ("weight", "bias")}
     state |= {"norm.weight": data["bn_weight"], "norm.bias": data["bn_bias"]}

@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,14 +9,14 @@ from torch.autograd import gradcheck
 from torch.testing import assert_close
 
 from lit_methods.mcn.functional import build_rec_targets, decode_boxes, rec_loss, round_boxes, select_top_box
+from tests.vector_files import tensors
 
 ANCHORS = torch.tensor([[137.0, 256.0], [248.0, 272.0], [386.0, 271.0]], dtype=torch.float64)
 SMALL = torch.tensor([[16.0, 30.0], [40.0, 20.0]], dtype=torch.float64)  # for an input of 64 pixels
 
 
 def known(folder, name):
-    with np.load(folder / "mcn" / f"{name}.npz", allow_pickle=False) as file:
-        return {key: torch.from_numpy(file[key]) for key in file.files}
+    return tensors(folder / "mcn" / f"{name}.npz")
 
 
 def logit(x):

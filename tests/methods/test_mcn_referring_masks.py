@@ -1,6 +1,5 @@
 """MCN's masks, their loss and ASNLS against the official vectors and plain loops."""
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,11 +7,11 @@ from torch.autograd import gradcheck
 from torch.testing import assert_close
 
 from lit_methods.mcn.functional import asnls, letterbox_params, postprocess_masks, res_loss
+from tests.vector_files import tensors
 
 
 def known(folder, name):
-    with np.load(folder / "mcn" / f"{name}.npz", allow_pickle=False) as file:
-        return {key: torch.from_numpy(file[key]) for key in file.files}
+    return tensors(folder / "mcn" / f"{name}.npz")
 
 
 def some_masks(n=4, size=16, seed=0):

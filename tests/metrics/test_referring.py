@@ -9,6 +9,7 @@ from torch.testing import assert_close
 from lit_methods.metrics import GroundingAccuracy, InconsistencyError, MaskIoU, MaskPrecision
 from lit_methods.metrics.referring import box_ious, mask_counts, mask_ious
 from tests.forked import answers_of
+from tests.vector_files import tensors
 
 KINDS = {
     "acc": (GroundingAccuracy, ()),
@@ -21,8 +22,7 @@ KINDS = {
 
 @pytest.fixture
 def known(vectors):
-    with np.load(vectors / "mcn" / "metrics.npz", allow_pickle=False) as file:
-        return {key: torch.from_numpy(file[key]) for key in file.files}
+    return tensors(vectors / "mcn" / "metrics.npz")
 
 
 def some_sentences(count=30, seed=0):
