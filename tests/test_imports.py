@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FREE = {"torch", "torchvision", "numpy", "scipy", "sklearn", "PIL", "safetensors", "rich", "yaml"}
 EXTRAS = {"onnx", "onnxscript", "onnxruntime", "av", "optuna", "torch_pruning", "wandb_workspaces"}
-ENTRIES = {f"lit_methods.{name}" for name in ("fit", "validate", "test", "predict", "export", "doctor")}
+ENTRY_NAMES = ("fit", "validate", "test", "predict", "export", "doctor", "dashboard", "report")
+ENTRIES = {f"lit_methods.{name}" for name in ENTRY_NAMES}
 EXTRA_USERS = {("lit_methods.exporting", "onnxruntime"), ("lit_methods.backbones.traced", "torch_pruning")}
 PURE = {"functional", "search_space", "mip", "searchers"}
 NETWORKS = {"model", "gating", "search", "tracker"}
@@ -78,8 +79,9 @@ def allowed(module: str, target: str) -> bool:
         return pure or under(target, own)
     if under(module, "lit_methods.backbones") or leaf in NETWORKS:
         return pure or under(target, own, "lit_methods.backbones")
-    shared = tuple(f"lit_methods.{name}" for name in ("backbones", "metrics", "contract", "checkpoint_io", "inference"))
-    return pure or under(target, own, *shared, "lit_methods.classification", "lightning", "torchmetrics")
+    floors = ("backbones", "metrics", "contract", "checkpoint_io", "inference", "classification", "base_checkpoint")
+    shared = (f"lit_methods.{name}" for name in floors)
+    return pure or under(target, own, *shared, "lightning", "torchmetrics")
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -19,7 +19,8 @@ def main(entry: str, argv: list[str] | None = None) -> int:
     """Run one entry: ``python -m lit_methods.<entry> [RECIPE] [--config F]... [dotted overrides]``.
 
     Args:
-        entry: ``"fit"``, ``"validate"``, ``"test"``, ``"predict"``, ``"export"`` or ``"doctor"``.
+        entry: ``"fit"``, ``"validate"``, ``"test"``, ``"predict"``, ``"export"``, ``"doctor"``, ``"dashboard"`` or
+            ``"report"``; the last two have words of their own (:mod:`.dashboard`, :mod:`.report`).
         argv: the words after the command; ``None`` takes ``sys.argv[1:]``, which stays as it is (ddp starts the other
             processes from it).
 
@@ -32,11 +33,19 @@ def main(entry: str, argv: list[str] | None = None) -> int:
     """
     alone = argv is None
     argv = list(sys.argv[1:] if argv is None else argv)
-    if (not argv and entry != "doctor") or "--list" in argv:
-        print(list_recipes())
-        return 0
     if "-h" in argv or "--help" in argv:
         print(usage(entry))
+        return 0
+    if entry == "dashboard":
+        from lit_methods.cli.dashboard import dashboard
+
+        return dashboard(argv)
+    if entry == "report":
+        from lit_methods.cli.report import report
+
+        return report(argv)
+    if (not argv and entry != "doctor") or "--list" in argv:
+        print(list_recipes())
         return 0
     if argv and not argv[0].startswith("-"):
         recipes = find_recipes()

@@ -37,7 +37,8 @@ class Start(Callback):
         if self.cli.entry == "fit" and trainer.is_global_zero:
             slurm.claim(self.cli.directory.path)
         if stage == "fit" and self.cli.datamodule is not None and a_test_follows(self.cli, trainer):
-            # a trial: what the setup binds is gone afterwards, and random numbers go on as if it had not been
+            # a trial: what the setup binds is gone afterwards (what it puts into a dict of stages stays, which saves a
+            # reading), and random numbers go on as if it had not been
             with isolate_rng(include_cuda=False):
                 copy.copy(self.cli.datamodule).setup("test")
 
