@@ -127,7 +127,7 @@ def test_basic_blocks(options):
     ("arch", "rates"),
     [
         ("googlenet_cifar", [0.1, 1.0, 0.25, 1.0, 1.0, 0.07, 1.0, 1.0, 0.1]),
-        ("resnet50", [0.1, 1.0, 0.2, 0.05, *[1.0] * 11, 0.02]),
+        pytest.param("resnet50", [0.1, 1.0, 0.2, 0.05, *[1.0] * 11, 0.02], marks=pytest.mark.slow),
         pytest.param("resnet18", [0.1, 1.0, 0.2, 1.0, 1.0, 0.3, 0.1, 1.0], marks=pytest.mark.slow),
     ],
 )
