@@ -110,5 +110,5 @@ def test_a_table_has_no_key_of_a_picture_unless_it_says_so():
                     keys[kind].add(ast.unparse(node.args[1]))
     assert len(keys["picture"]) > 20
     assert keys["table"] & keys["picture"] == set()
-    assert len(keys["table_beside"]) == 5
+    assert len(keys["table_beside"]) >= 5
     assert keys["table_beside"] <= keys["picture"]

@@ -44,9 +44,9 @@ class NAD(CheckpointStart):
     each as it would alone. Batches that the datamodule's ``per_class_batch`` groups by class are the paper's; several
     processes share the classes out and tell each other the gates that changed, so each can be saved and resumed.
 
-    Logs ``train/loss`` (while the network itself is trained, its own, and ``train/lr``), ``train/ce``, ``train/mse``
-    (means over the classes of a batch), ``train/kept_ratio`` (their open gates) and ``train/skipped`` (part of them of
-    which the network got no image right); ``val/own_top1`` (images by the hard-gated network of their own class),
+    Logs ``train/loss`` (while the network itself is trained, its own), ``train/ce``, ``train/mse`` (means over the
+    classes of a batch), ``train/kept_ratio`` (their open gates) and ``train/skipped`` (part of them of which the
+    network got no image right); ``val/own_top1`` (images by the hard-gated network of their own class),
     ``val/other_top1`` (by those of other classes), ``val/selectivity`` (``own * (1 - other)``), ``val/false_own``
     (images of other classes that a sub-architecture takes for its own), ``val/kept_ratio`` (open gates over all), the
     figures of ``ImageClassifier`` for the network without gates, and the same for ``test``.
@@ -305,7 +305,6 @@ class NAD(CheckpointStart):
         if loss is not None:
             bar = self.trainer.progress_bar_callback is not None
             self.log("train/loss", loss.detach(), prog_bar=bar, batch_size=len(batch["label"]))
-            self.log("train/lr", optimizer.param_groups[0]["lr"], batch_size=1)
         return None if loss is None else loss.detach()
 
     def on_train_end(self) -> None:
