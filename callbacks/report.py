@@ -35,7 +35,7 @@ class RunReport(Callback):
     ``WandbLogger`` and ``TensorBoardLogger`` (no films) get all of it under the key itself, and any logger with
     methods ``log_image`` or ``log_table`` like W&B's what these take, at the step at which the scalars of that moment
     are logged. A logger that cannot take something is named in one warning and left alone. W&B shows one kind of thing
-    under a key: a table that belongs to a picture of the same key is given by :meth:`table_beside`.
+    under a key: a table with the key of a picture or a number is given by :meth:`table_beside`.
 
     At the end of a fit W&B is told where the checkpoints are (``checkpoint/last`` and ``checkpoint/best`` of the run's
     summary), and checkpoints name the W&B run, so that it can go on.
@@ -58,7 +58,7 @@ class RunReport(Callback):
         self._loggers: list[Logger] = []  # of the trainer: state_dict is not told which
         self._run: dict[str, str] = {}  # at W&B
         self._failed: list[Logger] = []
-        self._beside: set[str] = set()  # keys of tables that have a picture's key
+        self._beside: set[str] = set()  # keys of tables that are other things', too
 
     @classmethod
     def of(cls, trainer: Trainer) -> RunReport:
@@ -161,11 +161,11 @@ class RunReport(Callback):
         return path
 
     def table_beside(self, trainer: Trainer, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Path:
-        """A table with the key of a picture: the file is that of :meth:`table`, loggers get it under ``<key>_table``.
+        """A table whose key is another thing's, too: the file is that of :meth:`table`, loggers get ``<key>_table``.
 
         Args:
             trainer: the run's.
-            key: such as ``"nad/hit_rate"``, of a figure, picture or film, too.
+            key: such as ``"nad/hit_rate"``, of a figure, picture, film or number, too.
             columns: as in ``table``.
             rows: likewise.
         """

@@ -178,6 +178,16 @@ class RefCOCODataModule(LightningDataModule):
         return _words_of(self._sentences())
 
     @property
+    def training_words(self) -> list[str]:
+        """All words of the training sentences, sorted, whatever the vocabulary is by now.
+
+        Raises:
+            RuntimeError: before :meth:`setup`.
+        """
+        self._known  # noqa: B018 - raises
+        return _words_of(self._sentences("train"))
+
+    @property
     def bad_images(self) -> list[str]:
         """Training pictures skipped so far by this process and its workers; after a fit, by all processes."""
         return [] if self._train is None else self._train.bad_files()

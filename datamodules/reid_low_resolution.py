@@ -10,7 +10,7 @@ from datamodules.branches import Branch, BranchBatches
 from datamodules.draws import uniforms
 from datamodules.low_resolution import low_resolution
 from datamodules.reid_files import ReIDFiles, ReIDLayout
-from datamodules.reid_images import CROP_DRAWS, ReIDImages, body_crop_box, mirrored
+from datamodules.reid_images import CROP_DRAWS, RankingImages as RankingImages, ReIDImages, body_crop_box, mirrored
 from datamodules.transforms import to_uint8
 from lit_methods.functional.draws import purpose
 

@@ -57,8 +57,8 @@ class OwnWords:
     ) -> None:
         """Begin with the words of a trained module; in a fit, words of the data that it does not know join them.
 
-        New vectors are drawn, or, where vectors are not trained, those of the data's GloVe file. A vocabulary that was
-        given stays as it is, with the trained vectors of the words that are known.
+        New vectors are drawn, for the words that are trained on, or, where vectors are not trained, those of the data's
+        GloVe file. A vocabulary that was given stays as it is, with the trained vectors of the words that are known.
 
         Args:
             words: in the order of their ids.
@@ -170,8 +170,9 @@ class OwnWords:
             self.add_words([word for word, there in zip(new, known.tolist(), strict=True) if there], vectors[known])
 
     def _join_words_of(self, data: Any) -> None:
-        """Words of the data, with vectors that are yet to be trained, behind those of the checkpoint."""
-        if new := [word for word in data.vocabulary if word not in self.ids]:
+        """Words that are trained on, with vectors that are yet to be trained, behind those of the checkpoint."""
+        # not those of data.vocabulary, which a validation before the fit makes the module's
+        if new := [word for word in data.training_words if word not in self.ids]:
             known = self.words.weight.detach()
             self.set_vocabulary([*self.ids, *new])
             with torch.no_grad():

@@ -277,6 +277,7 @@ def test_a_module_tells_its_own_words(root):
     assert "red" in data.summary()["data/unknown_word_list"]
     data.setup("validate")  # another stage does not change them back
     assert data.vocabulary == ["zebra", "blue"]
+    assert data.training_words == ["blue", "dog", "in", "left", "man", "red", "shirt", "the"]
     with pytest.raises(ValueError, match="'a' twice"):
         data.use_vocabulary(["a", "a"])
 

@@ -22,10 +22,10 @@ def saved(module, path):
     return str(path)
 
 
-def begun(module, data):
-    """As far as a fit goes before its first batch."""
+def begun(module, data, stage="fit"):
+    """As far as a stage goes before its first batch."""
     module._trainer = SimpleNamespace(datamodule=data, precision="32-true")
-    module.setup("fit")
+    module.setup(stage)
     module._trainer = None
     return module
 
@@ -68,6 +68,13 @@ def test_words_of_the_data_join_those_of_the_checkpoint(trained, root, tmp_path)
     assert torch.equal(module.words.weight[:6], first.words.weight)
     kept = torch.load(saved(module, tmp_path / "b.ckpt"), weights_only=True)["hyper_parameters"]
     assert (kept["base_checkpoint"], kept["vocabulary"]) == (None, data.vocabulary)
+
+
+def test_words_join_in_a_fit_behind_a_validation(trained, root):
+    """Which tells the data the words of the checkpoint."""
+    data, module = ready(root), mcn(vocabulary=None, base_checkpoint=trained[1])
+    assert begun(module, data, "validate").hparams["vocabulary"] == data.vocabulary == WORDS
+    assert begun(module, data).hparams["vocabulary"] == data.vocabulary == [*WORDS, "a", "an", "apple", "zebra"]
 
 
 def test_frozen_vectors_are_joined_by_those_of_the_file(trained, tmp_path, root):
