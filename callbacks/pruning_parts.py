@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +9,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from lit_methods.backbones import TracedPlan, cut_network
-from lit_methods.backbones.parts import Joined, find_part, put_part, refuse_pruned, restore_parts, within
+from lit_methods.backbones.parts import Joined, find_part, put_part, refuse_pruned, within
 from lit_methods.checkpoint_io import read_checkpoint
 from lit_methods.contract import checkpoint_class
 from lit_methods.filter_sketch.model import Sketcher
@@ -116,14 +115,8 @@ def load_pruned(path: str | Path, module_class: Any = None) -> Any:
         FileNotFoundError: there is no such file.
         ValueError: it is no sound checkpoint, or names no class of ours.
     """
-    checkpoint = read_checkpoint(path)
-    made = module_class or checkpoint_class(checkpoint)
-    takes = inspect.signature(made).parameters
-    module = made(**{key: value for key, value in checkpoint["hyper_parameters"].items() if key in takes})
-    module.on_load_checkpoint(checkpoint)
-    restore_parts(module, checkpoint)
-    module.load_state_dict(checkpoint["state_dict"])
-    return module
+    made = module_class or checkpoint_class(read_checkpoint(path))
+    return made.load_from_checkpoint(path, map_location="cpu", weights_only=True)
 
 
 def _check_rates(rates: Sequence[float], groups: int, name: str) -> None:

@@ -389,6 +389,7 @@ class ImageClassifier(Described, LightningModule):
             )
         if saved.get("plan") != self.hparams["plan"]:
             self.set_plan(saved.get("plan"))
+        super().on_load_checkpoint(checkpoint)  # parts of it that were pruned by themselves
         self.hparams["start_epoch"] = saved.get("start_epoch", 0)
         if self._trainer is not None:  # now: else its float64 weights (64-true) pass through float32 ones
             self._trainer.precision_plugin.convert_module(self)

@@ -35,6 +35,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor, nn
 
+PRUNED_PARTS = "pruned_parts"  # where ``lit_methods.backbones.parts`` notes what it has cut
+
 
 @dataclass(frozen=True)
 class ExportGraph:
@@ -119,9 +121,27 @@ class Described:
             del hparams[name]  # from YAML it is its configuration, which stays
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write the class's import path under ``checkpoint["lit_methods"]["class"]``, and the run under ``about``."""
+        """Write the class's import path under ``checkpoint["lit_methods"]["class"]``, and the run under ``about``.
+
+        Plans of pruned parts go beside the class: they are no arguments of a constructor.
+        """
         checkpoint["lit_methods"] = {"class": _path_of(self)}
+        if parts := checkpoint.get("hyper_parameters", {}).pop(PRUNED_PARTS, None):
+            checkpoint["lit_methods"][PRUNED_PARTS] = parts
         checkpoint["about"] = run_record(getattr(self, "_trainer", None), self, checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Cut the parts that the checkpoint has pruned, before its weights arrive and optimisers are built.
+
+        Raises:
+            ValueError: this module has others pruned, or in another way.
+        """
+        hparams: dict[str, Any] = self.hparams  # type: ignore[attr-defined]
+        places = (hparams, checkpoint.get("lit_methods", {}), checkpoint.get("hyper_parameters", {}))
+        if any(place.get(PRUNED_PARTS) for place in places):
+            from lit_methods.backbones.parts import restore_parts  # now: it brings torchvision's networks with it
+
+            restore_parts(self, checkpoint)  # type: ignore[arg-type]
 
 
 def run_record(trainer: Any, module: Any, checkpoint: dict[str, Any]) -> dict[str, Any]:
@@ -182,7 +202,9 @@ def log_rate(module: Any, group: int = 0) -> None:
     """
     every = module.trainer.log_every_n_steps
     if every and (module.global_step + 1) % every == 0:
-        module.log("train/lr", module.trainer.optimizers[0].param_groups[group]["lr"], batch_size=1)
+        rate = module.trainer.optimizers[0].param_groups[group].get("lr")
+        if rate is not None:  # Lightning's stand-in for no optimiser has none
+            module.log("train/lr", rate, batch_size=1)
 
 
 def _path_of(part: Any) -> str:

@@ -9,13 +9,15 @@ import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
+from torch.utils.data import DataLoader
 
 from callbacks.pruning_parts import load_pruned, prune_part
-from lit_methods import NAD, PPBA, FilterSketch, HRank, ImageClassifier
+from lit_methods import ASFD, NAD, PPBA, ADCluster, FilterSketch, HRank, ImageClassifier, SiamBAN
 from lit_methods.ad_cluster.module import SourceReID
 from lit_methods.backbones import BACKBONES, PrunePlan, WidthPlan, build_backbone
 from lit_methods.backbones.parts import Joined, inputs_of, restore_parts
 from lit_methods.bpe_mip.module import BPE
+from lit_methods.ddl.recognition import FaceRecognition
 
 PIXELS = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7], "input_size": [3, 16, 16], "class_names": list("abcd")}
 SMALL = {"layers": 3, "channels": 4, "image_size": 16}
@@ -29,6 +31,8 @@ WRITERS = {
     "taken apart": lambda: NAD("tiny", num_classes=4, class_ids=[1], **PIXELS),
     "of cells": lambda: BPE(recipe={"preset": "BPE1", **SMALL}, num_classes=4, **PIXELS),
 }
+
+QUICK = (("dense", "NAD"), ("by rank", "PPBA"))
 
 
 @pytest.fixture
@@ -48,9 +52,9 @@ def saved(make_trainer, tmp_path):
 @pytest.mark.parametrize(
     ("writer", "taker"),
     [
-        pytest.param(writer, taker, marks=() if number % 2 == place else pytest.mark.slow, id=f"{writer}, {name}")
-        for number, writer in enumerate(WRITERS)
-        for place, (name, taker) in enumerate({"NAD": NAD, "PPBA": PPBA}.items())
+        pytest.param(writer, taker, marks=() if (writer, name) in QUICK else pytest.mark.slow, id=f"{writer}, {name}")
+        for writer in WRITERS
+        for name, taker in {"NAD": NAD, "PPBA": PPBA}.items()
     ],
 )
 def test_a_checkpoint_brings_its_network_and_how_it_wants_its_pictures(writer, taker, saved, tmp_path):
@@ -70,9 +74,13 @@ def test_a_checkpoint_brings_its_network_and_how_it_wants_its_pictures(writer, t
     assert sum(p.numel() for p in back.model.parameters()) == sum(p.numel() for p in theirs.model.parameters())
 
 
-def test_gates_sit_at_what_is_left_of_a_pruned_network_and_at_cells(saved):
+def test_gates_sit_at_what_is_left_of_a_pruned_network(saved):
     assert [m.shape[1] for m in NAD(base_checkpoint=saved(WRITERS["by rank"]())).gate_logits] == [3, 4, 16]
     assert [m.shape[1] for m in NAD(base_checkpoint=saved(WRITERS["by sketch"]())).gate_logits] == [5, 4, 16]
+
+
+@pytest.mark.slow
+def test_gates_sit_at_cells(saved):
     cells = NAD(base_checkpoint=saved(WRITERS["of cells"]())).hparams["gate_points"]
     assert [name for name in cells if "cells" in name] == [f"network.cells.{i}" for i in range(3)]
 
@@ -135,7 +143,7 @@ def test_pixels_of_the_data_give_way_and_those_of_the_user_stay(saved):
 
 def encoder():
     pixels = {name: PIXELS[name] for name in ("mean", "std")}
-    module = SourceReID("tiny", {"width": 4}, num_classes=5, input_size=[3, 32, 16], **pixels)
+    module = SourceReID("tiny", {"width": 4}, num_classes=5, head="bnneck", input_size=[3, 32, 16], **pixels)
     return module.eval()
 
 
@@ -163,6 +171,76 @@ def test_the_filters_of_lowest_rank_go_and_a_checkpoint_brings_the_rest_back(sav
     restore_parts(back, {"hyper_parameters": {"pruned_parts": {"model.network": plan}}})  # there already
     with pytest.raises(ValueError, match="pruned in another way"):
         restore_parts(back, {"hyper_parameters": {"pruned_parts": {"model.network": plan | {"layers": {}}}}})
+
+
+def pruned(module, name="model.network"):
+    with inputs_of(module, name) as seen:
+        module.eval()(*given(module))
+    prune_part(module, name, seen, by="rank", removed=0.5)
+    return module
+
+
+def given(module):
+    """What a module takes, small."""
+    if isinstance(module, SiamBAN):
+        return 255 * torch.rand(2, 3, 127, 127), 255 * torch.rand(2, 3, 191, 191)
+    return (torch.rand(2, 3, *module.hparams.get("input_size", [3, 128, 128])[1:]),)
+
+
+class Renamed(SourceReID):
+    """A subclass that hands on whatever it is given."""
+
+    def __init__(self, **kwargs):
+        kwargs.setdefault("encoder", "tiny")
+        super().__init__(**kwargs)
+
+
+SIAMESE = {"depth": 18, "width": 4, "channels": 8, "levels": [2], "search_size": 191}
+PARTED = {  # module with the part that is pruned
+    "re-ID": (encoder, "model.network"),
+    "adaptation": (lambda: ADCluster("tiny", {"width": 4}, num_classes=5, input_size=[3, 32, 16]), "model.network"),
+    "a subclass": (lambda: Renamed(encoder_args={"width": 4}, input_size=[3, 32, 16]), "model.network"),
+    "recognition": (lambda: FaceRecognition("tiny", {"width": 4}, input_size=[3, 32, 16]), "model"),
+    "tracker": (lambda: SiamBAN(**SIAMESE), "model.backbone"),
+    "faces": (lambda: ASFD(channels=8), "model.backbone"),
+}
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind == "a subclass" else pytest.mark.slow) for kind in PARTED]
+)
+def test_a_module_with_a_pruned_part_comes_back_by_itself(kind, saved):
+    make, name = PARTED[kind]
+    module, whole = pruned(make(), name), make()
+    assert sum(p.numel() for p in module.parameters()) < sum(p.numel() for p in whole.parameters())
+    images, path = given(module), saved(module)
+    back = type(module).load_from_checkpoint(path, weights_only=True)
+    assert_close(back.eval()(*images), module.eval()(*images))
+    assert back.hparams["pruned_parts"] == module.hparams["pruned_parts"]
+    again = type(module).load_from_checkpoint(saved(back, "b.ckpt"), weights_only=True)  # its own are as good
+    assert_close(again.eval()(*images), module(*images))
+    with pytest.raises(ValueError, match=rf"has '{name}' whole; load it into a whole network"):
+        module.on_load_checkpoint(torch.load(saved(whole, "whole.ckpt"), weights_only=True))
+
+
+def test_a_fit_of_a_module_with_a_pruned_part_goes_on_as_if_it_had_never_stopped(make_trainer, tmp_path):
+    rows = [{"image": torch.rand(3, 32, 16), "label": i % 2} for i in range(8)]
+
+    def fit(module, epochs, **options):
+        trainer = make_trainer(max_epochs=epochs, limit_val_batches=0)
+        trainer.fit(module, DataLoader(rows, batch_size=4), **options)
+        return trainer
+
+    expected = copy.deepcopy(started := pruned(encoder()))
+    whole_run = fit(expected.train(), 3)
+    fit(started.train(), 1).save_checkpoint(path := str(tmp_path / "one.ckpt"))
+    assert started.hparams["pruned_parts"]  # saving took nothing away
+    resumed = encoder().train()  # whole, and of other weights
+    rest = fit(resumed, 3, ckpt_path=path, weights_only=True)
+    assert rest.global_step == whole_run.global_step == 6
+    assert_close(resumed.state_dict(), expected.state_dict(), rtol=0, atol=0)
+    moments = [trainer.optimizers[0].state_dict()["state"] for trainer in (rest, whole_run)]
+    assert_close(*moments, rtol=0, atol=0)
 
 
 class Pyramid(nn.Module):

@@ -218,4 +218,5 @@ class ADCluster(SourceReID):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Before optimisers are built and several processes are told what is trained."""
+        super().on_load_checkpoint(checkpoint)
         self.begin_adaptation(checkpoint.get("lit_methods", {}).get("adapting", False))

@@ -15,6 +15,7 @@ from lit_methods.backbones.kept import TracedPlan
 from lit_methods.functional.suggestions import nearest
 
 KEY = "pruned_parts"  # of hparams: name of the part -> its plan in plain types
+PLACES = ("lit_methods", "hyper_parameters")  # of a checkpoint, where they may be
 
 
 class Joined(nn.Module):
@@ -175,26 +176,32 @@ def refuse_pruned(module: nn.Module, name: str) -> None:
 def restore_parts(module: nn.Module, checkpoint: Mapping[str, Any]) -> None:
     """Cut what the writer of a checkpoint had cut, before its weights arrive; what is cut already stays.
 
+    Modules of ours do so by themselves whenever a checkpoint is loaded.
+
     Args:
         module: of the checkpoint's class; changed in place.
-        checkpoint: with ``hyper_parameters``; one without pruned parts changes nothing.
+        checkpoint: with the plans beside the name of its class, under ``lit_methods``, or in ``hyper_parameters``; one
+            without pruned parts changes nothing.
 
     Raises:
-        ValueError: module and checkpoint have the same part pruned in different ways, or a plan does not fit.
+        ValueError: module and checkpoint have the same part pruned in different ways, the module has one pruned that
+            is whole in the checkpoint, or a plan does not fit.
 
     Example:
         >>> net = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)))
         >>> plan = {"arch": "Sequential", "layers": {"0": [[1], None], "2": [None, [1]]}}
-        >>> restore_parts(net, {"hyper_parameters": {"pruned_parts": {"0": plan}}})
+        >>> restore_parts(net, {"lit_methods": {"pruned_parts": {"0": plan}}})
         >>> net[0][0].out_channels
         1
     """
     mine = getattr(module, "hparams", {}).get(KEY) or {}
-    for name, plan in (checkpoint.get("hyper_parameters", {}).get(KEY) or {}).items():
-        if name not in mine:
-            cut_part(module, name, plan)
-        elif mine[name] != plan:
-            raise ValueError(f"the checkpoint has {name!r} pruned in another way; load it into a whole network")
+    theirs: dict[str, Any] = next((parts for place in PLACES if (parts := checkpoint.get(place, {}).get(KEY))), {})
+    for name in mine:
+        if mine[name] != theirs.get(name):
+            way = "pruned in another way" if name in theirs else "whole"
+            raise ValueError(f"the checkpoint has {name!r} {way}; load it into a whole network")
+    for name in theirs.keys() - mine.keys():
+        cut_part(module, name, theirs[name])
 
 
 def within(plan: TracedPlan, part: nn.Module) -> TracedPlan:

@@ -211,6 +211,7 @@ class FaceRecognition(OwnFaces, Described, LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The threshold that validation found."""
+        super().on_load_checkpoint(checkpoint)
         self.threshold = checkpoint.get("lit_methods", {}).get("threshold")
 
 
