@@ -16,7 +16,7 @@ from lit_methods.cli.dashboard import as_json, build, classes_of, dashboard
 from lit_methods.cli.loggers import RunWandbLogger
 from lit_methods.cli.panels import Dashboard, find_dashboards, read_dashboard, shared_panels
 from lit_methods.cli.recipes import find_recipes
-from tests.logged_keys import keys_of, logged_keys
+from tests.logged_keys import FOLDER, KINDS, keys_of, logged_keys
 from tests.small_recipes import EMBEDDED
 from tests.test_wandb import bare
 from tests.wandb_record import read_record
@@ -56,6 +56,12 @@ def test_every_method_has_a_dashboard_with_the_same_kinds_of_sections():
 def test_every_key_of_a_panel_is_logged(method):
     for recipe in {section.recipe for section in DASHBOARDS[method].sections}:
         assert_logged(DASHBOARDS[method], recipe, logged_keys(recipe))
+
+
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in FOLDER.glob("*.txt")))
+def test_no_key_has_two_kinds(recipe):
+    """W&B shows one kind of thing under a key."""
+    assert set(logged_keys(recipe).values()) <= {"number", "text", *KINDS.values()}
 
 
 def test_every_shared_panel_is_used():
@@ -264,7 +270,10 @@ def test_workspaces_are_saved_and_their_addresses_printed(status, tmp_path, monk
 TWO = ["--trainer.max_epochs", "2"]
 FEW_TRIALS = ["--model.architectures", "2", "--model.ground_truth", "[0.5, 0.6]", "--trainer.callbacks.k", "1"]
 SMALLER = {  # recipes to words; two epochs where nothing is said
-    "ppba": [*TWO, "--model.eps", "40", "--model.max_queries", "100"],  # some attacks succeed and are drawn
+    "ppba": [  # a victim that is right of some pictures, and attacks that succeed and are drawn
+        *(*TWO, "--trainer.limit_train_batches", "1.0", "--data.batch_size", "25", "--model.lr", "0.02"),
+        *("--model.eps", "40", "--model.max_queries", "100"),
+    ],
     "ddl": [*TWO, "--trainer.callbacks.every_n_steps", "1"],
     "asfd": [*TWO, "--trainer.callbacks.every_n_epochs", "1"],
     "mcn": [*TWO, "--trainer.callbacks.every_n_epochs", "1"],
@@ -281,6 +290,7 @@ def test_a_run_logs_what_is_listed_and_shown(recipe, overrides, tmp_path, monkey
     words = [*overrides(recipe), *SMALLER.get(recipe, TWO), "--trainer.log_every_n_steps", "1", "--logger", "wandb"]
     assert main("fit", [recipe, "--run_dir", str(tmp_path / "run"), *words]) == 0
     found, listed = keys_of(read_record(tmp_path / "run")), logged_keys(recipe)
+    assert not any("+" in kind for kind in found.values())
     assert {key: kind for key, kind in found.items() if listed.get(key) != kind} == {}  # a long run may log more
     for one in DASHBOARDS.values():
         assert_logged(one, recipe, found)

@@ -81,9 +81,7 @@ def test_a_page_fits_its_window_and_stays_with_itself(browser, pages, name, widt
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
             assert page.evaluate(OVERFLOWING) == []
             assert page.evaluate(COVERED) == []
-        widths = page.evaluate(
-            "Promise.all([...document.images].map(one => one.decode().then(() => one.naturalWidth)))"
-        )
+        widths = page.evaluate(DECODED)
         assert len(widths) == {"one": 4, "three": 17}[name]
         assert min(widths) > 0
         assert [url for url in requests if not url.startswith("data:")] == [(pages / f"{name}.html").as_uri()]

@@ -279,6 +279,63 @@ def test_a_sentence_tells_an_evaluation_from_a_fit(tmp_path):
     assert told.endswith("test/top1 is 0.625.")
 
 
+def test_the_first_screen_has_the_figures_that_the_method_is_watched_by(tmp_path):
+    config = CONFIG | {"recipe": "ddl", "model": {"class_path": "lit_methods.DDLComparison"}}
+    config |= {"checkpoint": {"monitor": "val/rank1_of_both"}}
+    summary = {"test/rank1_of_both": 0.5, "test/easy_rank1": 0.75, "test/hard_rank1": 0.25, "test/loss": 1.0}
+    summary |= {"test/hard_rank1_baseline": 0.125, "test/hard_rank1_std": 0.0625}
+    page = page_of(write_run(tmp_path / "a", config, summary))
+    tiles = page.text[: page.text.index("Figures")]
+    assert "test/rank1_of_both0.5 test/hard_rank10.25baseline: 0.125 test/easy_rank10.75" in tiles
+    assert page.row("test/hard_rank1")[0] == "0.25 \u00b1 0.0625"
+    assert not any(row[:1] == ["test/hard_rank1_std"] for row in page.rows)
+    names = [row[0] for row in page.rows if row and row[0].startswith("test/")]
+    assert names[-1] == "test/scface_rank1"  # published, of other data
+
+
+def test_a_checkpoint_that_no_figure_of_the_test_was_chosen_by_is_told_as_such(tmp_path):
+    config = CONFIG | {"checkpoint": {"monitor": "trial/best"}}
+    (run,) = read_runs([write_run(tmp_path / "a", config, {"trial/best": 0.5, "test/top1": 0.75})])
+    assert sentence(run).endswith("it ended by itself, and its best checkpoint by trial/best (0.5) was tested.")
+
+
+def test_a_table_of_figures_that_stand_above_is_closed_and_an_id_is_no_amount(tmp_path):
+    summary = SUMMARY | {"complexity/macs": 18800038}
+    complexity = "of,dense,pruned\nparams,269722,116555\nmacs,18800038,18800038\n"
+    tables = {"complexity.csv": complexity, "boxes.csv": "image_id,pixels\n300060,300060\n"}
+    page = page_of(write_run(tmp_path / "a", summary=summary, tables=tables))
+    assert page.row("300060") == ["300,060"]
+    assert "complexity, whose figures stand in other sections" in page.text
+
+
+def test_a_class_of_another_package_under_a_path_with_blanks_and_umlauts(tmp_path, capsys):
+    config = {"model": {"class_path": "toys.Toy", "init_args": {"lr": 0.5}}, "data": {"class_path": "toys.Data"}}
+    run = write_run(tmp_path / "gr\u00fc\u00dfe aus k\u00f6ln", config, {"test/score": 0.5}, card="- command: fit\n")
+    moved = run.rename(tmp_path / "m\u00f6ved to")
+    page = page_of(moved)
+    assert capsys.readouterr().out.splitlines()[-1] == str(moved / "report.html")
+    assert "Toy was trained on Data" in page.text
+    assert f"--config '{moved}/config.yaml'" in page.text
+    assert "Differences" not in page.text  # there is nothing to hold it against
+
+
+@pytest.mark.parametrize("command", ["predict", "validate"])
+def test_a_run_of_another_command_has_a_page(command, tmp_path):
+    card = f"# hrank\n\n- command: {command}\n- checkpoint: runs/x/checkpoints/last.ckpt\n"
+    summary = {"predict": {"predict/samples": 3}, "validate": {"val/top1": 0.5}}[command] | {"seed": 0}
+    page = page_of(write_run(tmp_path / "a", summary=summary, metrics=None, card=card))
+    again = "Run it again python -m lit_methods.validate --config" in page.text
+    assert again == (command == "validate")
+    assert ("was asked for predictions" in page.text) == (command == "predict")
+
+
+@pytest.mark.slow
+def test_many_rows_of_metrics_make_no_large_page(tmp_path):
+    rows = "\n".join(f"{step // 100},{step},{1 / (step + 1)},{step % 97}" for step in range(10_000))
+    run = write_run(tmp_path / "a", metrics=f"epoch,step,train/loss,cluster/count\n{rows}\n")
+    assert len(page_of(run).html) < 60_000
+
+
 def test_lines_stay_inside_their_plot(tmp_path):
     rows = "\n".join(f"{step},{(-1) ** step * step**3},{10.0 ** (step % 9 - 4)}" for step in range(2000))
     (run,) = read_runs([write_run(tmp_path / "a", metrics=f"step,cluster/wild,train/loss\n{rows}\n")])

@@ -10,6 +10,9 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from lit_methods.cli.dashboard import classes_of
+from lit_methods.cli.given import last
+from lit_methods.cli.panels import find_dashboards, read_dashboard
 from lit_methods.cli.report import comparing, curves, pictures, tables
 from lit_methods.cli.report.reading import Run
 from lit_methods.cli.report.words import chosen, duration, epochs, figure, in_order, sentence
@@ -17,6 +20,9 @@ from lit_methods.cli.report.words import chosen, duration, epochs, figure, in_or
 PLOTS = 6  # of a group that are shown at once
 PICTURES = 6
 
+TILES = 3  # figures among the tiles
+
+_TWINS = ("baseline", "static", "direct", "fixed")  # ends of the keys of what a figure is held against
 _ANY_METHOD = re.compile(r"loss|/top\d|/dense_|_std$")  # figures of the test that do not tell a method
 
 
@@ -91,7 +97,8 @@ def render(runs: Sequence[Run]) -> str:
             frame=curves,
             pictures=pictures.gallery(runs),
             sheets=tables.sheets(runs),
-            costs=tables.costs(runs),
+            costs=tables.costs(runs, columns),
+            deviations=any("\u00b1" in cell for row in [*main, *others] for cell in row.cells),
             versions=tables.versions(runs),
             again=[_again(run) for run in runs],
             at_once={"plots": PLOTS, "pictures": PICTURES},
@@ -120,14 +127,12 @@ def _title(runs: Sequence[Run]) -> str:
 def _tiles(run: Run, papers: Sequence[tables.Paper]) -> list[Tile]:
     """The run at a glance."""
     keys = [key for paper in papers for key in paper.figures if key in run.figures and key.startswith("test/")]
-    # where nothing is published, the first figure of the test that is the method's own
-    own = [key for key in in_order(run.figures) if key.startswith("test/") and not _ANY_METHOD.search(key)]
-    first = [key for key in (chosen(run), *keys, *own[:2]) if key]
-    tiles = []
-    for key in list(dict.fromkeys(first))[:2]:
-        paper = next((paper for paper in papers if key in paper.figures), None)
-        words = "the paper, with other settings:" if paper and paper.others else "the paper:"
-        tiles.append(Tile(key, figure(run.figures[key]), f"{words} {figure(paper.figures[key])}" if paper else ""))
+    own = [key for key in _columns(run) if key in run.figures]
+    if not own:  # the first figures of the test that not every method has
+        own = [key for key in in_order(run.figures) if key.startswith("test/") and not _ANY_METHOD.search(key)]
+    twins = {f"{key}_{twin}" for key in run.figures for twin in _TWINS}
+    first = [key for key in (chosen(run), *keys, *own) if key and key not in twins]
+    tiles = [_tile(run, papers, key) for key in list(dict.fromkeys(first))[:TILES]]
     if "duration_s" in run.figures:
         tiles.append(Tile("duration", duration(run.figures["duration_s"])))
     if told := epochs(run):
@@ -137,9 +142,31 @@ def _tiles(run: Run, papers: Sequence[tables.Paper]) -> list[Tile]:
         if key in run.figures and not any(tile.name == "parameters" for tile in tiles):
             before = figure(run.figures.get(dense))
             tiles.append(Tile("parameters", figure(run.figures[key]), f"{before} before" if before else ""))
-    if (seed := run.figures.get("seed", run.config.get("seed_everything"))) is not None:
-        tiles.append(Tile("seed", str(seed)))
     return tiles
+
+
+def _tile(run: Run, papers: Sequence[tables.Paper], key: str) -> Tile:
+    """A figure, and below it what it is held against: the paper's, and the run's own comparison."""
+    beside = []
+    for paper in [paper for paper in papers if key in paper.figures][:1]:
+        words = "the paper, with other settings:" if paper.others else "the paper:"
+        beside.append(f"{words} {figure(paper.figures[key])}")
+    pairs = [(twin, run.figures.get(f"{key}_{twin}")) for twin in _TWINS]
+    beside += [f"{twin}: {figure(value)}" for twin, value in pairs if value is not None]
+    return Tile(key, figure(run.figures[key]), "; ".join(beside))
+
+
+def _columns(run: Run) -> tuple[str, ...]:
+    """What the dashboard of its method shows of every run, without the costs of a network, which have their tile."""
+    method = str(last(run.pairs, "model.class_path") or run.facts.get("method", ""))
+    return tuple(key for key in _columns_of(method) if not key.startswith(("prune/", "complexity/")))
+
+
+@cache
+def _columns_of(class_path: str) -> tuple[str, ...]:
+    found = find_dashboards()
+    name = next((name for name in found if class_path in classes_of(name)), None)
+    return tuple(read_dashboard(found[name]).columns) if name else ()
 
 
 def _differences(runs: Sequence[Run], scales: Sequence[comparing.Recipe | None]) -> list[Difference]:

@@ -39,15 +39,16 @@ class Picture:
 
 
 def gallery(runs: Sequence[Run]) -> list[list[Picture]]:
-    """The pictures of some runs: those of one name are together, in the order of the runs.
+    """The pictures of some runs: those of one name are together, in the order of the runs; those of the test first.
 
     Args:
         runs: one or more.
     """
-    names = sorted({path.name for run in runs for path in run.pictures})
+    stages = {"test": 0, "val": 2, "train": 3}
+    names = {path.name for run in runs for path in run.pictures}
     return [
         [embed(path, number) for number, run in enumerate(runs) for path in run.pictures if path.name == name]
-        for name in names
+        for name in sorted(names, key=lambda name: (stages.get(name.partition("_")[0], 1), name))
     ]
 
 

@@ -18,6 +18,7 @@ MOST = 200  # rows that the page holds
 LONGEST = 80  # characters of a cell
 MAIN = 18  # figures that are shown at once
 
+_NAMING = re.compile(r"(^|_)(id|ids|pid|camid|index|label|seed)$")  # columns of integers that count nothing
 _COST = re.compile(r"(^|[_/])(macs|flops|params|latency|bytes|hours|queries|seconds|memory)([_/@]|$)|images_per_second")
 
 
@@ -69,6 +70,7 @@ class Sheet:
         rest: the following ones.
         omitted: how many more the file has.
         numeric: for each column, whether it holds numbers.
+        told: all its numbers are figures of the run, which stand above it.
         note: why it cannot be read.
     """
 
@@ -79,6 +81,7 @@ class Sheet:
     rest: list[list[str]]
     omitted: int
     numeric: list[bool]
+    told: bool = False
     note: str = ""
 
 
@@ -105,7 +108,8 @@ def figure_rows(runs: Sequence[Run], columns: Sequence[Paper]) -> tuple[list[Fig
     """The figures that are shown at once, and all others; costs have a table of their own.
 
     First come those that were published and the one that the checkpoint is chosen by, then the test's and the
-    method's own; training, validation and data are behind them.
+    method's own; training, validation and data are behind them, and so is what was published of other data. A standard
+    deviation stands in the row of its figure.
 
     Args:
         runs: one or more.
@@ -120,34 +124,50 @@ def figure_rows(runs: Sequence[Run], columns: Sequence[Paper]) -> tuple[list[Fig
     rows = {
         key: FigureRow(
             key,
-            [figure(run.figures.get(key)) for run in runs],
+            [_with_deviation(run, key) for run in runs],
             [figure(column.figures.get(key)) for column in columns],
             key in monitored,
         )
         for key in keys
     }
-    first = [key for key in keys if key in monitored] + [key for key in keys if key in wanted - monitored]
-    likely = [key for key in keys if not key.startswith(("train/", "val/", "data/")) and not key.endswith("_std")]
+    of_others = [key for key in keys if not any(rows[key].cells)]
+    first = [key for key in keys if key in monitored] + [
+        key for key in keys if key in wanted - {*monitored, *of_others}
+    ]
+    likely = [key for key in keys if not key.startswith(("train/", "val/", "data/")) and key not in of_others]
     main = list(dict.fromkeys([*first, *likely]))[: max(MAIN, len(first))] or keys[:MAIN]
+    main += [key for key in of_others if key not in main]
     return [rows[key] for key in main], [row for key, row in rows.items() if key not in main]
 
 
+def _with_deviation(run: Run, key: str) -> str:
+    deviation = run.figures.get(f"{key}_std")
+    return figure(run.figures.get(key)) + ("" if deviation is None else f" \u00b1 {figure(deviation)}")
+
+
 def _is_figure(runs: Sequence[Run], key: str) -> bool:
+    if any(key.removesuffix("_std") in run.figures for run in runs if key.endswith("_std")):
+        return False
     return not (_COST.search(key) and not key.startswith("test/")) and any(run.figures.get(key) != [] for run in runs)
 
 
-def costs(runs: Sequence[Run]) -> list[FigureRow]:
+def costs(runs: Sequence[Run], columns: Sequence[Paper] = ()) -> list[FigureRow]:
     """Time, sizes, operations, queries: whatever the summaries and the directories have.
 
-    What a network cost before surgery stands beside it; what two parts of the method have counted alike is told once.
+    What a network cost before surgery stands beside it; what two parts of the method have counted alike, and what
+    stands beside a published figure, is told once.
 
     Args:
         runs: one or more.
+        columns: the published figures.
     """
     rows = [FigureRow("duration", [duration(run.figures.get("duration_s", "")) for run in runs], [])]
     keys = in_order(key for run in runs for key in run.figures if _COST.search(key))
     told: set[tuple[str, ...]] = set()
+    wanted = {key for column in columns for key in column.figures}
     for key in keys:
+        if key in wanted and key.replace("/", "/dense_", 1) not in keys:
+            continue
         if key.replace("/dense_", "/", 1) in keys and "/dense_" in key:
             continue
         cells = _costs(runs, key)
@@ -194,15 +214,17 @@ def sheets(runs: Sequence[Run]) -> list[Sheet]:
         runs: one or more.
     """
     found = [(path.name, number, path) for number, run in enumerate(runs) for path in run.tables]
-    return [read_sheet(path, number) for _, number, path in sorted(found)]
+    known = [frozenset(map(figure, run.figures.values())) for run in runs]
+    return [read_sheet(path, number, known[number]) for _, number, path in sorted(found)]
 
 
-def read_sheet(path: Path, run: int = 0) -> Sheet:
+def read_sheet(path: Path, run: int = 0, known: frozenset[str] = frozenset()) -> Sheet:
     """One CSV file.
 
     Args:
         path: the file.
         run: the number of its run.
+        known: the figures of the run, as the page writes them.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -217,16 +239,22 @@ def read_sheet(path: Path, run: int = 0) -> Sheet:
         with path.open(newline="", encoding="utf-8", errors="replace") as file:
             columns, *rows = list(csv.reader(file)) or [[]]
     except (OSError, csv.Error) as ex:
-        return Sheet(run, name, [], [], [], 0, [], f"{path.name} cannot be read: {first_line(ex)}")
+        return Sheet(run, name, [], [], [], 0, [], note=f"{path.name} cannot be read: {first_line(ex)}")
     width = max(map(len, [columns, *rows]))
     columns += [""] * (width - len(columns))
-    shown = [[_cell(cell) for cell in row] + [""] * (width - len(row)) for row in rows[:MOST]]
+    naming = [bool(_NAMING.search(column)) for column in columns]
+    shown = [[*map(_cell, row, naming)] + [""] * (width - len(row)) for row in rows[:MOST]]
     numeric = [all(_is_number(row[i]) for row in shown if row[i]) for i in range(width)] if shown else [False] * width
     few = shown if len(rows) <= FIRST + 2 else shown[:FIRST]  # two rows are not worth a click
-    return Sheet(run, name, columns, few, shown[len(few) :], max(0, len(rows) - MOST), numeric)
+    numbers = [cell for row in shown for cell in row if _is_number(cell)]
+    # three and more, one of them long: a table of ones has not been told because some figure is 1
+    told = len(rows) <= MOST and len(numbers) > 2 and max(map(len, numbers)) > 3 and known.issuperset(numbers)
+    return Sheet(run, name, columns, few, shown[len(few) :], max(0, len(rows) - MOST), numeric, told)
 
 
-def _cell(text: str) -> str:
+def _cell(text: str, naming: bool = False) -> str:
+    if naming and text.isdigit():
+        return text
     if len(text) > LONGEST:
         return f"{text[: LONGEST - 3]}..."
     try:

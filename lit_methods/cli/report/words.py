@@ -125,10 +125,9 @@ def ending(run: Run) -> str:
     if run.facts.get("command", "fit") != "fit":
         return f"{key} is {figure(run.summary[key])}" if key else "it ended by itself"
     if key and tested:
-        monitor = last(run.pairs, "checkpoint.monitor")
-        return (
-            f"it ended by itself, and its best checkpoint by {monitor} was tested: {key} is {figure(run.summary[key])}"
-        )
+        monitor, value = last(run.pairs, "checkpoint.monitor"), figure(run.summary[key])
+        told = f"was tested: {key} is {value}" if key.startswith("test/") else f"({value}) was tested"
+        return f"it ended by itself, and its best checkpoint by {monitor} {told}"
     return "it ended by itself and was tested" if tested else "it ended by itself, without a test"
 
 
