@@ -1,5 +1,6 @@
 """Modules trained on a few batches in memory, and what comes of it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,17 +34,12 @@ class Noting(LightningModule):
         fail_at: step in which there is an error instead.
     """
 
+    note_training: Callable[[dict[str, Any], int], Tensor | float]  # notes a batch; gives the weight's gradient
+    note_evaluation: Callable[[dict[str, Any]], None]
+
     def __init__(self, fail_at: int | None = None) -> None:
         super().__init__()
         self.weight, self.fail_at = torch.nn.Parameter(torch.zeros(())), fail_at
-
-    def note_training(self, batch: dict[str, Any], batch_idx: int) -> Tensor | float:
-        """Note a training batch; gives a number, the weight's gradient."""
-        raise NotImplementedError
-
-    def note_evaluation(self, batch: dict[str, Any]) -> None:
-        """Note a batch of an evaluation."""
-        raise NotImplementedError
 
     def training_step(self, batch, batch_idx):
         if self.global_step == self.fail_at:

@@ -21,7 +21,7 @@ class Shown(BoringModel):
         self.log("val/top1", 0.5)
 
     def alphas(self):
-        raise NotImplementedError
+        return {}
 
     def genotype(self):
         return SimpleNamespace(key=lambda: "0", to_dict=dict)
